@@ -1,0 +1,311 @@
+"""Every event as a pydantic model, with its topic and its key.
+
+A reader ignores fields that it does not know and refuses, with a reason, what breaks the schema. Values are JSON;
+CloudEvents attributes travel in `ce_` headers (`headers_for`), so that the value stays what the producer wrote.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+
+ID_PATTERN = r"^[A-Za-z0-9._~-]{1,128}$"
+NEUTRAL = "neutral"
+"""The reserved segment of nobody in particular."""
+
+
+def _not_dots(value: str) -> str:
+    # "." and ".." match the pattern but would walk up a path in S3 consoles, file systems and URLs.
+    if value in {".", ".."}:
+        raise ValueError("an id may not be '.' or '..'")
+    return value
+
+
+Id = Annotated[str, StringConstraints(pattern=ID_PATTERN), AfterValidator(_not_dots)]
+Title = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
+Address = Annotated[str, StringConstraints(pattern=r"^(s3|https)://[^\s]+$", max_length=2000)]
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Outcome(StrEnum):
+    """How an event ends; each ends in exactly one."""
+
+    DRAWN = "drawn"
+    UNCHANGED = "unchanged"
+    SUPERSEDED = "superseded"
+    RETRACTED = "retracted"
+    DEAD_LETTERED = "dead-lettered"
+
+
+class Event(BaseModel):
+    """What all events share. `event_id` is absent where the producer gave none: topic, partition and offset name it then."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    topic: ClassVar[str]
+
+    time: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC), description="When it happened, with a zone.")
+
+    def key(self) -> str | None:
+        """The Kafka key, None for a topic without one."""
+        raise TypeError(f"{type(self).__name__} names no key")
+
+    def encode(self) -> bytes:
+        """The value as UTF-8 JSON, absent fields left out."""
+        return self.model_dump_json(exclude_none=True).encode()
+
+    @classmethod
+    def decode(cls, value: bytes | None) -> Self:
+        """Parse a value.
+
+        Raises:
+            BadEvent: with a reason that a person understands.
+        """
+        if value is None:
+            raise BadEvent("the message has no value")
+        try:
+            return cls.model_validate_json(value)
+        except ValidationError as error:
+            raise BadEvent(explain(error)) from None
+
+
+class BadEvent(ValueError):
+    """The event itself is at fault: it goes to `dead-letters` with this reason."""
+
+
+def explain(error: ValidationError, most: int = 3) -> str:
+    """A validation error in one line: which field, what is wrong, never the whole input."""
+    problems = [
+        f"{'.'.join(str(part) for part in item['loc']) or 'value'}: {item['msg']}"
+        for item in error.errors(include_url=False, include_input=False, include_context=False)
+    ]
+    more = f" (and {len(problems) - most} more)" if len(problems) > most else ""
+    return "; ".join(problems[:most]) + more
+
+
+class ItemPublish(Event):
+    """A content platform published, changed or retracted an item."""
+
+    topic: ClassVar[str] = "item-publish"
+
+    item_id: Id
+    item_version: int = Field(ge=1, lt=2**63, description="Grows with each change of the item.")
+    action: Literal["publish", "retract"] = "publish"
+    title: Title | None = None
+    reference_image: Address | None = Field(None, description="s3:// or https:// address of the item's own picture.")
+    category: Annotated[str, StringConstraints(max_length=128)] | None = None
+    language: Annotated[str, StringConstraints(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$")] | None = None
+
+    def key(self) -> str:
+        return self.item_id
+
+    @model_validator(mode="after")
+    def _something_to_draw(self) -> Self:
+        if self.action == "publish" and self.title is None and self.reference_image is None:
+            raise ValueError("a published item needs a title, a reference_image or both")
+        return self
+
+
+class ItemRefresh(Event):
+    """Redraw covers of an item that is already published. Never creates an item, never changes its version."""
+
+    topic: ClassVar[str] = "item-refresh"
+
+    item_id: Id
+    item_version: int | None = Field(None, ge=1, lt=2**63, description="Only this version; any version when absent.")
+    segments: tuple[Id, ...] | None = Field(None, description="Which segments; all of the release when absent.")
+    reason: Annotated[str, StringConstraints(max_length=256)] = "asked"
+    release: int | None = Field(None, ge=1, description="The release wanted; a worker with an older one waits for it.")
+    priority: int = Field(0, ge=0, le=9)
+
+    def key(self) -> str:
+        return self.item_id
+
+
+class BehaviorKind(StrEnum):
+    IMPRESSION = "impression"
+    CLICK = "click"
+    LIKE = "like"
+    DISLIKE = "dislike"
+    DWELL = "dwell"
+
+
+class UserBehavior(Event):
+    """What a person did with a cover. `decision` is the api's token, echoed."""
+
+    topic: ClassVar[str] = "user-behavior"
+
+    event_id: Id
+    user_id: Id
+    item_id: Id
+    cover_id: Digest | None = None
+    segment_id: Id | None = None
+    kind: BehaviorKind
+    impression_id: Id | None = Field(None, description="The impression that a click, like or dislike answers.")
+    page_id: Id | None = None
+    surface: Annotated[str, StringConstraints(max_length=64)] | None = None
+    position: int | None = Field(None, ge=0, le=10_000)
+    decision: Annotated[str, StringConstraints(max_length=4096)] | None = None
+    value: float | None = Field(None, description="Seconds of dwell, stars, …")
+
+    def key(self) -> str:
+        return self.user_id
+
+
+class UserErasure(Event):
+    """Forget this person."""
+
+    topic: ClassVar[str] = "user-erasure"
+
+    user_id: Id
+
+    def key(self) -> str:
+        return self.user_id
+
+
+class Source(BaseModel):
+    """Which message caused something: topic, partition and offset, and the producer's own id where it gave one."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    topic: str
+    partition: int
+    offset: int
+    event_id: str | None = None
+
+
+class ReadyCover(BaseModel):
+    """One cover as recommenders see it."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    segment_id: Id
+    rendition: Id
+    cover_id: Digest
+    address: str
+    sha256: Digest
+    width: int
+    height: int
+    format: Literal["webp"] = "webp"
+    rewards: dict[str, float] = {}
+    fallback: Literal["neutral", "reference"] | None = Field(
+        None, description="What stands in for this segment's own cover, None where it has one."
+    )
+
+
+class CoverReady(Event):
+    """How an event on an item ended, and the covers that the item has now. Made from the manifest alone."""
+
+    topic: ClassVar[str] = "cover-ready"
+
+    item_id: Id
+    item_version: int
+    action: Literal["ready", "retired"]
+    outcome: Outcome
+    source: Source
+    covers: tuple[ReadyCover, ...] = ()
+    release: int
+    generation: int
+
+    def key(self) -> str:
+        return self.item_id
+
+    def event_id(self) -> str:
+        """The same for a replay of the same message over the same manifest."""
+        parts = (self.source.topic, self.source.partition, self.source.offset, self.item_id, self.generation)
+        return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
+
+
+class PreferencePairs(Event):
+    """A bounded sample of pairs for the one trainer of the shared weights. Carries no user id."""
+
+    topic: ClassVar[str] = "preference-pairs"
+
+    sequence: int = Field(ge=0, description="Grows per source partition; a trainer drops what it has seen.")
+    source_partition: int
+    space: Digest
+    users: list[list[float]]
+    chosen: list[list[float]]
+    rejected: list[list[float]]
+    weights: list[float]
+
+    def key(self) -> None:
+        return None
+
+
+class ModelUpdate(Event):
+    """Announces a release; the truth is `models/release.json`."""
+
+    topic: ClassVar[str] = "model-updates"
+
+    number: int = Field(ge=1)
+    part: str = Field(description="The part whose change made this release.")
+    parts: dict[str, Digest]
+    reason: str = ""
+
+    def key(self) -> str:
+        return self.part
+
+
+DEAD_LETTERS = "dead-letters"
+"""Carries the original bytes under the original key; why, where from, attempt and trace are headers (`dlq_*`)."""
+
+EVENTS: tuple[type[Event], ...] = (
+    ItemPublish,
+    ItemRefresh,
+    UserBehavior,
+    UserErasure,
+    CoverReady,
+    PreferencePairs,
+    ModelUpdate,
+)
+
+
+def headers_for(event: Event, event_id: str, source: str, trace: Mapping[str, str] | None = None) -> dict[str, bytes]:
+    """CloudEvents 1.0 attributes in Kafka's binary content mode.
+
+    Args:
+        event_id: unique within `source`.
+        source: who speaks, a URI reference such as `/icg/covers`.
+        trace: W3C headers (`traceparent`, `tracestate`) to carry on.
+    """
+    values = {
+        "ce_specversion": "1.0",
+        "ce_id": event_id,
+        "ce_source": source,
+        "ce_type": f"icg.{event.topic}.v1",
+        "ce_time": event.time.isoformat(),
+        "content-type": "application/json",
+        **(trace or {}),
+    }
+    return {name: value.encode() for name, value in values.items()}
+
+
+def dead_letter_headers(
+    reason: str, source: Source, service: str, attempt: int = 1, original: Mapping[str, bytes] | None = None
+) -> dict[str, bytes]:
+    """Headers of a dead letter: the original ones, then why, where from and by whom it was refused."""
+    return {
+        **(original or {}),
+        "dlq_reason": reason[:1000].encode(),
+        "dlq_topic": source.topic.encode(),
+        "dlq_partition": str(source.partition).encode(),
+        "dlq_offset": str(source.offset).encode(),
+        "dlq_service": service.encode(),
+        "dlq_attempt": str(attempt).encode(),
+        "dlq_time": datetime.now(UTC).isoformat().encode(),
+    }

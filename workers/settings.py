@@ -1,0 +1,149 @@
+"""One settings object, read once from the environment. Nobody else reads the environment.
+
+`ICG_` is the prefix, then section and field: `ICG_KAFKA_BOOTSTRAP_SERVERS`, `ICG_COVERS_BATCH_ITEMS`.
+`.env` is not read: what a process runs with is what its environment says. Feast's own store is chosen by `FEAST_…`.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+CACHE = Path.home() / ".cache" / "icg"
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Kafka(Section):
+    bootstrap_servers: str = "127.0.0.1:9092"
+    embedded: bool = Field(False, description="The broker is librdkafka's mock cluster: 4 partitions, no admin API.")
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    sasl_username: str | None = None
+    sasl_password: SecretStr | None = None
+    ssl_ca_location: Path | None = None
+    # Short enough that the demo's restart of a worker is seen at once; production may raise both.
+    session_timeout_seconds: float = 6.0
+    heartbeat_seconds: float = 2.0
+
+
+class S3(Section):
+    endpoint: str | None = Field(None, description="None: Amazon's own.")
+    public_endpoint: str | None = Field(None, description="Where readers reach it, if that differs.")
+    bucket: str = "icg"
+    region: str = "us-east-1"
+    access_key: SecretStr | None = None
+    secret_key: SecretStr | None = None
+    ca_bundle: Path | None = None
+    presign_seconds: int = Field(900, ge=1, le=7 * 24 * 3600)
+
+
+class Feast(Section):
+    repo: Path = Field(Path(__file__).parent.parent / "feature_repo", description="Folder of feature_store.yaml.")
+
+
+class References(Section):
+    """From where, and how large, a reference image may be."""
+
+    max_bytes: int = 10 * 1024 * 1024
+    max_pixels: int = 40_000_000
+    timeout_seconds: float = 10.0
+    allowed_buckets: tuple[str, ...] = Field((), description="S3 buckets beside our own.")
+    allowed_hosts: tuple[str, ...] = Field((), description="https hosts; empty: any public address.")
+
+
+class Covers(Section):
+    device: str = "cpu"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    threads: int = Field(0, ge=0, description="torch threads; 0: torch's own choice.")
+    steps: int = Field(20, ge=1)
+    branch: float = Field(0.5, ge=0, le=1, description="Share of the steps that an item's segments have in common.")
+    guidance: float = Field(1.0, ge=1)
+    personalization: float = Field(1.0, ge=0)
+    slots: int = Field(8, ge=1, description="Padded size of every denoise and decode call.")
+    batch_items: int = Field(4, ge=1)
+    batch_seconds: float = Field(0.05, ge=0)
+    width: int = 64
+    height: int = 64
+    gate: float = Field(0.5, ge=0, le=1, description="Quality under which a cover is not published.")
+    stuck_seconds: float = Field(900.0, description="No progress for so long ends the process.")
+    upload_threads: int = 16
+
+
+class Preferences(Section):
+    batch_events: int = 10_000
+    checkpoint_events: int = 50_000
+    checkpoint_seconds: float = 10.0
+    release_pairs: int = Field(200, description="Pairs learned before a new preference revision is proposed.")
+    holdout: float = 0.05
+    residual_norm: float = Field(0.5, description="Bound on a user's learned residual, in units of the embedding norm.")
+    join_seconds: float = 600.0
+
+
+class Audit(Section):
+    batch_rows: int = 10_000
+    batch_seconds: float = 5.0
+    compact_files: int = Field(32, description="Small files in a day's partition before they are compacted.")
+    user_key: SecretStr = Field(SecretStr("icg-demo"), description="HMAC key that turns user_id into user_key.")
+
+
+class Api(Section):
+    host: str = "127.0.0.1"
+    port: int = 8080
+    token: SecretStr | None = Field(None, description="Bearer token for what writes; None: nothing writes by HTTP.")
+    decision_key: SecretStr = Field(SecretStr("icg-demo"), description="HMAC key of decision tokens.")
+    policy: Literal["segment"] = "segment"
+    exploration: float = Field(0.1, ge=0, le=1, description="Share of decisions made uniformly among distinct covers.")
+
+
+class Settings(BaseSettings):
+    """Everything that a process of ours can be told from outside."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="ICG_", env_nested_delimiter="_", env_nested_max_split=1, frozen=True, extra="forbid"
+    )
+
+    kafka: Kafka = Kafka()
+    s3: S3 = S3()
+    feast: Feast = Feast()
+    references: References = References()
+    covers: Covers = Covers()
+    preferences: Preferences = Preferences()
+    audit: Audit = Audit()
+    api: Api = Api()
+    cache: Path = Field(CACHE, description="Local copies of model parts, fetched by revision.")
+    health_port: int = Field(0, description="Port of /healthz, /readyz and /metrics of a worker; 0: none.")
+    log_format: Literal["json", "text"] = "json"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @field_validator("cache")
+    @classmethod
+    def _expand(cls, value: Path) -> Path:
+        return value.expanduser()
+
+
+@cache
+def settings() -> Settings:
+    """The settings of this process, read at the first call."""
+    return Settings()
+
+
+def environment(**sections: BaseModel) -> dict[str, str]:
+    """The environment for a child process: this one's, and the given sections spelled as variables."""
+    variables = dict(os.environ)
+    for name, section in sections.items():
+        for field in section.model_fields_set:
+            value = getattr(section, field)
+            if value is None:
+                continue
+            if isinstance(value, SecretStr):
+                value = value.get_secret_value()
+            variables[f"ICG_{name}_{field}".upper()] = str(value)
+    return variables
