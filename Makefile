@@ -1,0 +1,33 @@
+# Two commands matter: `make demo` and `make test`. Both make .venv from requirements.lock first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test check format lock clean
+
+demo: $(STAMP)  ## The whole loop on this machine; Ctrl-C ends it.
+	@$(BIN)/icg demo $(ARGS)
+
+test: $(STAMP) check  ## Everything that CI runs.
+	$(BIN)/python -m pytest -n $${TEST_WORKERS:-2} --dist loadfile $(ARGS)
+
+check: $(STAMP)  ## Lint, format and types.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock:  ## After a change of dependencies.
+	uv pip compile pyproject.toml --universal --extra dev --generate-hashes --python-version 3.11 \
+	    --no-emit-index-url --no-emit-find-links --no-header --upgrade -o requirements.lock
+
+$(STAMP): requirements.lock pyproject.toml infra/install.sh
+	@infra/install.sh $(PYTHON) $(VENV) "$(TORCH_BACKEND)"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) demo
