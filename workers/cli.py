@@ -1,0 +1,153 @@
+"""The command `icg`. Each command's own module does the work and is imported only when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+
+app = typer.Typer(
+    name="icg",
+    help="Cover images for every audience segment, drawn within seconds of publication.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+SERVICES = ("covers", "preferences", "audit", "api")
+"""Rooms of `workers/`; each has a `service.run(settings, stop) -> exit status`."""
+
+
+@app.command(no_args_is_help=True)
+def run(
+    service: Annotated[str, typer.Argument(help=f"One of {', '.join(SERVICES)}.")],
+    with_parent: Annotated[bool, typer.Option(help="End when standard input closes (for supervisors).")] = False,
+) -> None:
+    """Run one service until SIGTERM; settings come from ICG_… variables."""
+    from workers import logs
+    from workers.settings import settings
+    from workers.supervisor import end_with_parent, on_signals
+
+    if service not in SERVICES:
+        raise typer.BadParameter(f"{service!r} is no service; there are {', '.join(SERVICES)}")
+    stop = threading.Event()
+    on_signals(stop)
+    if with_parent:
+        end_with_parent(stop)
+    logs.configure(settings(), service)
+    room = importlib.import_module(f"workers.{service}.service")
+    raise typer.Exit(room.run(settings(), stop))
+
+
+@app.command()
+def init(
+    kind: Annotated[str, typer.Argument(help="What to build; `tiny` is the small stack.")],
+    directory: Annotated[Path, typer.Argument(help="A new or empty folder.")],
+    seed: Annotated[int, typer.Option(help="Of the weights that are not trained.")] = 0,
+) -> None:
+    """Write a model directory: base, mllm, adapter, rewards, space, preference."""
+    if kind != "tiny":
+        raise typer.BadParameter(f"{kind!r} is unknown; there is `tiny`")
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise typer.BadParameter(f"{directory} is there already and is not an empty folder")
+    from icg import init_tiny
+
+    init_tiny(directory, seed=seed)
+    typer.echo(f"{directory}: {', '.join(sorted(path.name for path in directory.iterdir() if path.is_dir()))}")
+
+
+@app.command()
+def demo(
+    exit_: Annotated[bool, typer.Option("--exit", help="End after the table.")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the table's numbers there.")] = None,
+    port: Annotated[int, typer.Option(help="Of the api and its gallery.")] = 8080,
+    folder: Annotated[Path, typer.Option(help="Where servers keep data and logs; emptied at the start.")] = Path(
+        "demo"
+    ),
+    pages: Annotated[int, typer.Option(min=1, help="How many pages the simulated readers read.")] = 1500,
+) -> None:
+    """The whole loop on this machine: broker, S3, Feast, four services, a catalogue, simulated readers."""
+    from workers.demo import Demo, DemoError
+
+    try:
+        Demo(folder, port=port, pages=pages).run(stay=not exit_, json_file=json_file)
+    except DemoError as error:
+        fail(str(error))
+
+
+@app.command()
+def simulate(
+    catalogue: Annotated[Path, typer.Argument(help="The JSONL catalogue that was published.", exists=True)],
+    users: Annotated[Path, typer.Argument(help="Parquet file of users and embeddings.", exists=True)],
+    api: Annotated[str, typer.Option(help="Address of the api.")] = "http://127.0.0.1:8080",
+    pages: Annotated[int, typer.Option(min=1)] = 1000,
+    seed: int = 0,
+) -> None:
+    """A simulated audience: fetches covers by HTTP, looks at them, reports to user-behavior."""
+    import asyncio
+    import json
+
+    from workers.messaging import Producer
+    from workers.settings import settings
+    from workers.simulate import Audience
+
+    items = [json.loads(line) for line in catalogue.read_text().splitlines() if line.strip()]
+    audience = Audience.load(users, items, seed=seed)
+    producer = Producer(settings().kafka, "simulated-audience")
+    totals = asyncio.run(audience.read(api, items, producer, pages=pages))
+    producer.close()
+    typer.echo(
+        f"simulated: {totals.pages} pages, {totals.impressions} impressions, {totals.clicks} clicks, "
+        f"{totals.failures} pages failed; fetch p50 {totals.percentile(50) * 1000:.0f} ms"
+    )
+
+
+MOUNTED = {
+    "audit": ("workers.audit.cli", "Answers from the audit tables."),
+    "covers": ("workers.switches", "Take single covers down, and up again."),
+    "dlq": ("workers.deadletters", "Look at dead letters, and send them again."),
+    "models": ("workers.models", "Releases of trained parts."),
+    "schemas": ("workers.schemas", "JSON Schemas and the AsyncAPI document."),
+    "segments": ("workers.segments", "Groups of users with one vector."),
+    "users": ("workers.users", "User embeddings from a recommender."),
+}
+"""Command groups: `icg <name> …` is the typer `app` of the module."""
+
+
+def fail(message: str, status: int = 1) -> None:
+    """One line for a person, then the end."""
+    typer.echo(f"icg: {message}", err=True)
+    raise typer.Exit(status)
+
+
+def main() -> None:
+    """Entry point: whatever goes wrong ends in a line or two, never in a traceback."""
+    from workers.exceptions import Fault, UserError
+
+    for name, (module, help_text) in MOUNTED.items():
+        app.add_typer(importlib.import_module(module).app, name=name, help=help_text, no_args_is_help=True)
+    importlib.import_module("workers.publishing").add_to(app)
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        os._exit(0)
+    except ValidationError as error:
+        from workers.events import explain
+
+        typer.echo(f"icg: a setting is wrong: {explain(error)}", err=True)
+        sys.exit(2)
+    except (Fault, UserError) as error:
+        typer.echo(f"icg: {error}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""`icg models`: what is released, what was, and the way back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from workers.releases import Releases
+
+app = typer.Typer()
+
+
+def _releases(announce: bool = False) -> Releases:
+    from workers.messaging import Producer
+    from workers.releases import Releases
+    from workers.settings import settings
+    from workers.storage import ObjectStore
+
+    producer = Producer(settings().kafka, "models") if announce else None
+    return Releases(ObjectStore(settings().s3), settings().cache, producer)
+
+
+@app.command("list")
+def list_releases(last: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 10) -> None:
+    """Releases, newest first; a star marks a revision that the release before it did not have."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from workers.exceptions import UserError
+
+    releases = _releases()
+    current = releases.current()
+    if current is None:
+        raise UserError("nothing is released yet")
+    rows = [releases.get(number) for number in range(current.number, max(0, current.number - last - 1), -1)]
+    table = Table("release", "time", "why", "parts")
+    for release, before in zip(rows[:last], [*rows[1:], None], strict=False):
+        parts = "  ".join(
+            f"{part}={revision[:8]}{'' if before and before.parts.get(part) == revision else '*'}"
+            for part, revision in sorted(release.parts.items())
+        )
+        table.add_row(str(release.number), f"{release.time:%Y-%m-%d %H:%M:%S}", release.reason, parts)
+    Console().print(table)
+
+
+@app.command()
+def card(part: str, revision: Annotated[str, typer.Argument(help="All 64 digits, or the first few.")]) -> None:
+    """The model card of one revision as JSON."""
+    typer.echo(_releases().card(part, revision).model_dump_json(indent=2, exclude_none=True))  # type: ignore[arg-type]
+
+
+@app.command()
+def rollback(
+    number: Annotated[int, typer.Argument(help="The release whose revisions to go back to.")],
+    reason: Annotated[str, typer.Option(help="Kept in the release.")] = "",
+) -> None:
+    """Release the revisions of an older release again, under a new number."""
+    release = _releases(announce=True).rollback(number, reason or f"rollback to {number}")
+    typer.echo(f"release {release.number} has the revisions of release {number}")
