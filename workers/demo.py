@@ -1,0 +1,363 @@
+"""`icg demo`: the whole loop on this machine, from publish events to a release that was learned from clicks.
+
+Servers and services are processes of their own, as in production. This module speaks to them from outside only, over
+Kafka, S3, Feast and HTTP, as a platform, a recommender and an operator would.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shlex
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from workers import probes
+from workers.embedded import Embedded
+from workers.events import DEAD_LETTERS, NEUTRAL, CoverReady, ItemPublish
+from workers.exceptions import EmbeddedError, UserError
+from workers.messaging import Follower, Producer
+from workers.records import Release
+from workers.releases import Releases
+from workers.settings import Api, Audit, Preferences, Settings, environment
+from workers.storage import ObjectStore
+from workers.supervisor import ServiceEnded, Supervisor
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+LEAST_FREE_BYTES = 2 * 2**30
+"""For model parts, local copies of them, logs and tables."""
+
+SERVICES = ("covers", "preferences", "audit", "api")
+PARTS = ("base", "mllm", "space", "adapter", "rewards", "preference")
+
+
+class DemoError(UserError):
+    """What keeps the demo from running, in a line for a person."""
+
+    status = 1
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run measured. Readers and clicks are simulated."""
+
+    items: int
+    covers: int
+    covers_per_second: float
+    first_cover_seconds: float
+    publish_to_ready_p50_seconds: float
+    publish_to_ready_p95_seconds: float
+    simulated_impressions: int
+    simulated_clicks: int
+    fetch_p50_ms: float
+    fetch_p95_ms: float
+    events_learned: int
+    release_before: int
+    release_after: int
+    dead_letters: int
+    total_seconds: float
+
+
+class Demo:
+    """One run.
+
+    Args:
+        folder: for the servers' data and the logs; what an earlier demo left there is removed.
+        port: of the api on 127.0.0.1.
+        pages: how many pages the simulated readers read.
+    """
+
+    def __init__(self, folder: Path, *, port: int, pages: int) -> None:
+        self._folder = folder.resolve()
+        self._port = port
+        self._pages = pages
+        self._console = Console()
+        self._began = time.monotonic()
+        self._progress = Progress(
+            SpinnerColumn(finished_text="[green]✓[/]"),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=self._console,
+        )
+
+    def run(self, *, stay: bool, json_file: Path | None = None) -> Result:
+        """Run to the table; with `stay`, keep everything up until Ctrl-C.
+
+        Raises:
+            DemoError: a port in use, no space, a demo beside this one, or a service that ended.
+        """
+        self._check_machine()
+        try:
+            with self._progress:
+                servers = self._progress.add_task("broker, S3, Feast", total=1)
+                embedded = Embedded(self._folder, fresh=("logs", "feast", "cache", "model"))
+                self._progress.update(servers, completed=1)
+            with embedded, Supervisor(self._folder / "logs") as services:
+                with self._progress:
+                    result = self._loop(embedded, services)
+                self._print(result)
+                if json_file:
+                    json_file.write_text(json.dumps(asdict(result), indent=2) + "\n")
+                if stay:
+                    self._stay(embedded, services)
+        except (EmbeddedError, ServiceEnded) as error:
+            raise DemoError(str(error)) from None
+        except OSError as error:
+            raise DemoError(f"{error.strerror or error}: {error.filename or self._folder}") from error
+        return result
+
+    def _check_machine(self) -> None:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", self._port))
+            except OSError:
+                raise DemoError(f"port {self._port} is in use; choose another with --port") from None
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DemoError(f"cannot write to {self._folder}: {error.strerror}") from None
+        free = shutil.disk_usage(self._folder).free
+        if free < LEAST_FREE_BYTES:
+            raise DemoError(f"{self._folder}: {free / 2**30:.1f} GiB free, {LEAST_FREE_BYTES / 2**30:.0f} GiB needed")
+
+    def _loop(self, embedded: Embedded, services: Supervisor) -> Result:
+        settings = Settings(
+            kafka=embedded.kafka,
+            s3=embedded.s3,
+            feast=embedded.feast,
+            api=Api(port=self._port),
+            preferences=Preferences(checkpoint_seconds=5.0),
+            audit=Audit(batch_seconds=2.0),
+            cache=self._folder / "cache",
+        )
+        health = self._start(settings, services)
+        producer = Producer(settings.kafka, "demo")
+        releases = Releases(ObjectStore(settings.s3), settings.cache, producer)
+
+        with self._stage("model, users, segments", len(PARTS) + 2) as step:
+            self._release(releases, step)
+            before = self._people(settings, releases)
+            step(len(PARTS) + 2)
+        self._wait(services, "services ready", len(SERVICES), lambda: sum(map(probes.ready, health.values())))
+
+        items = self._publish(settings, producer)
+        wanted = {segment.segment_id for segment in releases.segments(before).segments} | {NEUTRAL}
+        watch = Watch(settings, {item["item_id"] for item in items}, wanted)
+        self._wait(services, "covers drawn", len(items) * len(wanted), watch.covers)
+
+        totals = self._read(items, producer)
+        self._wait(services, "preference learned, release swapped in", 2, lambda: _learned(releases, before, health))
+        after = releases.current()
+        assert after is not None
+        dead_letters = Follower(settings.kafka, DEAD_LETTERS)
+        result = Result(
+            items=len(items),
+            covers=watch.covers(),
+            covers_per_second=watch.covers() / watch.span_seconds(),
+            first_cover_seconds=watch.first_cover - self._began,
+            publish_to_ready_p50_seconds=float(np.percentile(watch.latencies(), 50)),
+            publish_to_ready_p95_seconds=float(np.percentile(watch.latencies(), 95)),
+            simulated_impressions=totals.impressions,
+            simulated_clicks=totals.clicks,
+            fetch_p50_ms=totals.percentile(50) * 1000,
+            fetch_p95_ms=totals.percentile(95) * 1000,
+            events_learned=int(probes.metric(health["preferences"], "icg_preferences_events_total")),
+            release_before=before.number,
+            release_after=after.number,
+            dead_letters=len(dead_letters.poll(10_000, 1.0)),
+            total_seconds=time.monotonic() - self._began,
+        )
+        for client in (dead_letters, watch, producer):
+            client.close()
+        return result
+
+    def _start(self, settings: Settings, services: Supervisor) -> dict[str, str]:
+        """Start the four services; they import and connect while the model is built.
+
+        Returns:
+            Where each answers /readyz and /metrics.
+        """
+        sections = {name: getattr(settings, name) for name in ("kafka", "s3", "feast", "api", "preferences", "audit")}
+        variables = environment(**sections) | {"ICG_CACHE": str(settings.cache)}
+        ports = {name: _free_port() for name in SERVICES} | {"api": self._port}
+        for name in SERVICES:
+            own = {"ICG_HEALTH_PORT": str(ports[name])} if name != "api" else {}
+            services.start(name, ["run", name], variables | own)
+        self._write_variables(variables)
+        return {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
+
+    def _write_variables(self, variables: Mapping[str, str]) -> None:
+        """So that `icg` in another terminal reaches these servers: `source <folder>/env`."""
+        ours = {name: value for name, value in variables.items() if name.startswith("ICG_")}
+        ours["ICG_API"] = f"http://127.0.0.1:{self._port}"
+        lines = [f"export {name}={shlex.quote(value)}" for name, value in sorted(ours.items())]
+        (self._folder / "env").write_text("\n".join(lines) + "\n")
+
+    def _release(self, releases: Releases, step: Callable[[int], None]) -> Release:
+        """Build icg-tiny, store its parts, release them as number 1."""
+        from icg import init_tiny
+
+        model = self._folder / "model"
+        init_tiny(model)
+        revisions: dict[Any, str] = {}
+        for done, part in enumerate(PARTS, 1):
+            revisions[part] = releases.put_folder(part, model / part, made_by="icg demo", space=revisions.get("space"))
+            step(done)
+        return releases.publish(revisions, "first release of the demo", "base")
+
+    def _people(self, settings: Settings, releases: Releases) -> Release:
+        """Import the example's user embeddings and build segments, which makes the release that covers are drawn under."""
+        from workers.segments import build
+        from workers.users import import_users
+
+        import_users(settings, EXAMPLES / "users.parquet")
+        build(settings)
+        release = releases.current()
+        assert release is not None
+        return release
+
+    def _publish(self, settings: Settings, producer: Producer) -> list[dict[str, Any]]:
+        from workers.publishing import publish_file
+
+        catalogue = EXAMPLES / "catalogue.jsonl"
+        publish_file(settings, catalogue)
+        return [json.loads(line) for line in catalogue.read_text().splitlines() if line.strip()]
+
+    def _read(self, items: list[dict[str, Any]], producer: Producer) -> Any:
+        from workers.simulate import Audience
+
+        audience = Audience.load(EXAMPLES / "users.parquet", items, seed=1)
+        with self._stage("pages read by simulated readers", self._pages) as step:
+            totals = asyncio.run(
+                audience.read(
+                    f"http://127.0.0.1:{self._port}",
+                    items,
+                    producer,
+                    pages=self._pages,
+                    progress=lambda totals: step(totals.pages),
+                )
+            )
+        producer.flush(30)
+        return totals
+
+    @contextmanager
+    def _stage(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
+        """A progress bar; the block moves it by calling what it gets with how much is done."""
+        task = self._progress.add_task(name, total=total)
+        yield lambda done: self._progress.update(task, completed=done)
+        self._progress.update(task, completed=total)
+
+    def _wait(self, services: Supervisor, name: str, total: int, done: Callable[[], int]) -> None:
+        """Until `done()` reaches `total`, for as long as all services run; a person sees the bar and may press Ctrl-C."""
+        with self._stage(name, total) as step:
+            while (now := done()) < total:
+                step(now)
+                services.check()
+                time.sleep(0.2)
+
+    def _print(self, result: Result) -> None:
+        table = Table(show_header=False, title="ICG Worker demo (readers and clicks are simulated)")
+        rows = {
+            "items": f"{result.items}",
+            "covers": f"{result.covers}",
+            "covers/s": f"{result.covers_per_second:.1f}",
+            "first cover after": f"{result.first_cover_seconds:.1f} s",
+            "publish to ready, p50 / p95": (
+                f"{result.publish_to_ready_p50_seconds:.1f} / {result.publish_to_ready_p95_seconds:.1f} s"
+            ),
+            "fetch of a page of 12, p50 / p95": f"{result.fetch_p50_ms:.0f} / {result.fetch_p95_ms:.0f} ms",
+            "impressions / clicks": f"{result.simulated_impressions} / {result.simulated_clicks}",
+            "events learned": f"{result.events_learned}",
+            "release before → after": f"{result.release_before} → {result.release_after}",
+            "dead letters": f"{result.dead_letters}",
+            "whole run": f"{result.total_seconds:.0f} s",
+        }
+        for name, value in rows.items():
+            table.add_row(name, value)
+        self._console.print(table)
+
+    def _stay(self, embedded: Embedded, services: Supervisor) -> None:
+        self._console.print(
+            f"Gallery: [bold]http://127.0.0.1:{self._port}/[/]  API: http://127.0.0.1:{self._port}/docs\n"
+            f"In another terminal: [bold]source {self._folder / 'env'}[/]  Logs: {self._folder / 'logs'}\n"
+            "Ctrl-C ends everything."
+        )
+        try:
+            while True:
+                services.check()
+                embedded.check()
+                time.sleep(1)
+        except KeyboardInterrupt:
+            self._console.print("Ending …")
+
+
+class Watch:
+    """Follows `item-publish` and `cover-ready` from outside: which covers there are, and how long they took."""
+
+    def __init__(self, settings: Settings, items: set[str], segments: set[str]) -> None:
+        self._items = items
+        self._segments = segments
+        self._published = Follower(settings.kafka, ItemPublish.topic)
+        self._ready = Follower(settings.kafka, CoverReady.topic)
+        self._published_ms: dict[tuple[int, int], int] = {}
+        self._ready_ms: dict[str, tuple[tuple[int, int], int]] = {}
+        self._covers: dict[str, set[str]] = {}
+        self.first_cover = 0.0
+
+    def covers(self) -> int:
+        """How many of the wanted covers (item x segment) are announced by now."""
+        for message in self._published.poll(1000, 0.0):
+            self._published_ms[message.partition, message.offset] = message.timestamp_ms
+        for message in self._ready.poll(1000, 0.1):
+            event = CoverReady.decode(message.value)
+            if event.item_id in self._items and event.action == "ready":
+                self.first_cover = self.first_cover or time.monotonic()
+                source = event.source.partition, event.source.offset
+                self._ready_ms.setdefault(event.item_id, (source, message.timestamp_ms))
+                self._covers[event.item_id] = {cover.segment_id for cover in event.covers} & self._segments
+        return sum(map(len, self._covers.values()))
+
+    def latencies(self) -> list[float]:
+        """Seconds from an item's publish event to its cover-ready, by the broker's clock."""
+        return [
+            (ready - self._published_ms[source]) / 1000
+            for source, ready in self._ready_ms.values()
+            if source in self._published_ms
+        ]
+
+    def span_seconds(self) -> float:
+        """From the first publish event to the last cover-ready."""
+        ready = [ms for _, ms in self._ready_ms.values()]
+        return max(1, max(ready) - min(self._published_ms.values())) / 1000
+
+    def close(self) -> None:
+        self._published.close()
+        self._ready.close()
+
+
+def _learned(releases: Releases, before: Release, health: Mapping[str, str]) -> int:
+    """0: no new preference revision yet; 1: released; 2: and swapped in by the cover worker."""
+    current = releases.current()
+    if current is None or current.parts["preference"] == before.parts["preference"]:
+        return 0
+    return 2 if probes.metric(health["covers"], "icg_release") >= current.number else 1
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
