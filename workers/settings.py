@@ -47,6 +47,7 @@ class S3(Section):
 
 class Feast(Section):
     repo: Path = Field(Path(__file__).parent.parent / "feature_repo", description="Folder of feature_store.yaml.")
+    yaml: Path | None = Field(None, description="Another yaml; None: FEAST_FS_YAML_FILE_PATH, else the folder's.")
 
 
 class References(Section):
