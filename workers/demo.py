@@ -220,7 +220,7 @@ class Demo:
         return releases.publish(revisions, "first release of the demo", "base")
 
     def _people(self, settings: Settings, releases: Releases) -> Release:
-        """Import the example's user embeddings and build segments, which makes the release that covers are drawn under."""
+        """Import the example's user embeddings and build segments: the release that covers are drawn under."""
         from workers.segments import build
         from workers.users import import_users
 
@@ -262,7 +262,7 @@ class Demo:
         self._progress.update(task, completed=total)
 
     def _wait(self, services: Supervisor, name: str, total: int, done: Callable[[], int]) -> None:
-        """Until `done()` reaches `total`, for as long as all services run; a person sees the bar and may press Ctrl-C."""
+        """Until `done()` reaches `total`, for as long as all services run."""
         with self._stage(name, total) as step:
             while (now := done()) < total:
                 step(now)

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from functools import cache
 from pathlib import Path
@@ -146,5 +147,6 @@ def environment(**sections: BaseModel) -> dict[str, str]:
                 continue
             if isinstance(value, SecretStr):
                 value = value.get_secret_value()
-            variables[f"ICG_{name}_{field}".upper()] = str(value)
+            text = json.dumps(value) if isinstance(value, tuple) else str(value)
+            variables[f"ICG_{name}_{field}".upper()] = text
     return variables
