@@ -73,12 +73,9 @@ def demo(
     pages: Annotated[int, typer.Option(min=1, help="How many pages the simulated readers read.")] = 1500,
 ) -> None:
     """The whole loop on this machine: broker, S3, Feast, four services, a catalogue, simulated readers."""
-    from workers.demo import Demo, DemoError
+    from workers.demo import Demo
 
-    try:
-        Demo(folder, port=port, pages=pages).run(stay=not exit_, json_file=json_file)
-    except DemoError as error:
-        fail(str(error))
+    Demo(folder, port=port, pages=pages).run(stay=not exit_, json_file=json_file)
 
 
 @app.command()
@@ -120,12 +117,6 @@ MOUNTED = {
 """Command groups: `icg <name> …` is the typer `app` of the module."""
 
 
-def fail(message: str, status: int = 1) -> None:
-    """One line for a person, then the end."""
-    typer.echo(f"icg: {message}", err=True)
-    raise typer.Exit(status)
-
-
 def main() -> None:
     """Entry point: whatever goes wrong ends in a line or two, never in a traceback."""
     from workers.exceptions import Fault, UserError
@@ -146,7 +137,7 @@ def main() -> None:
         sys.exit(2)
     except (Fault, UserError) as error:
         typer.echo(f"icg: {error}", err=True)
-        sys.exit(1)
+        sys.exit(error.status if isinstance(error, UserError) else 1)
 
 
 if __name__ == "__main__":

@@ -43,3 +43,9 @@ class BadPart(Exception):
 
 class EmbeddedError(Exception):
     """The embedded broker, S3 or Feast cannot start; the message is one line for a person."""
+
+
+class UserError(Exception):
+    """A command was used wrongly: the text is what a person reads, `status` what the shell gets."""
+
+    status = 2

@@ -98,14 +98,14 @@ class Supervisor:
 
 
 def end_with_parent(stop: threading.Event, pipe: IO[bytes] | None = None, grace_seconds: float = 12.0) -> None:
-    """Set `stop` when the pipe from the supervisor closes, and end the process if that does not end it in time."""
+    """SIGTERM to this process when the pipe from the supervisor closes, and its end if that does not end it in time."""
     source = pipe or sys.stdin.buffer
 
     def wait() -> None:
         while source.read(4096):
             pass
-        stop.set()
-        os.kill(os.getpid(), signal.SIGTERM)
+        if not stop.is_set():  # a second SIGTERM would cut the drain short
+            os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(grace_seconds)
         os._exit(75)
 
