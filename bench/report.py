@@ -75,7 +75,7 @@ def versions(*packages: str) -> dict[str, str]:
 def report(
     title: str, figures: Sequence[Figure], path: Path | None = None, machine_facts: Mapping[str, Any] | None = None
 ) -> bool:
-    """Print the table, write `{"figures", "machine"}` to `path` if given, and say whether all that is wanted was reached.
+    """Print the table, write `{"figures", "machine"}` to `path`, and say whether all wanted values were reached.
 
     Args:
         machine_facts: what this bench adds to `machine()`: versions, thread counts, which broker was used.
