@@ -1,0 +1,28 @@
+"""The small CLIP vision tower: the eye of the relevance reward and, starting from the same weights, of the MLLM."""
+
+from transformers import CLIPImageProcessorPil, CLIPVisionConfig
+
+SIZE = 64  # pixels a side
+PATCH = 8  # pixels a side: 64 patch tokens
+
+
+def vision_config() -> CLIPVisionConfig:
+    """1.6 M parameters; with MiniLM, base and autoencoder they leave the adapter 5 of the stack's 32 MiB in fp16."""
+    return CLIPVisionConfig(
+        hidden_size=160,
+        intermediate_size=640,
+        num_hidden_layers=5,
+        num_attention_heads=5,
+        image_size=SIZE,
+        patch_size=PATCH,
+    )
+
+
+def image_processor() -> CLIPImageProcessorPil:
+    """Shorter side to 64, centre crop, [-1, 1]: the very range in which the autoencoder decodes."""
+    return CLIPImageProcessorPil(
+        size={"shortest_edge": SIZE},
+        crop_size={"height": SIZE, "width": SIZE},
+        image_mean=[0.5, 0.5, 0.5],
+        image_std=[0.5, 0.5, 0.5],
+    )
