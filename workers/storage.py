@@ -53,6 +53,14 @@ class Head:
     content_type: str
 
 
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """An object in a listing."""
+
+    key: str
+    etag: str
+
+
 class ObjectStore:
     """One bucket. Thread-safe. Every method raises `StorageFault` for what a retry may cure."""
 
@@ -246,10 +254,15 @@ class ObjectStore:
 
     def list(self, prefix: str) -> Iterator[str]:
         """Keys that begin with `prefix`, in order."""
+        return (each.key for each in self.listing(prefix))
+
+    def listing(self, prefix: str, after: str = "") -> Iterator[Listed]:
+        """Objects whose keys begin with `prefix` and come after the key `after`, in order."""
+        pages = self._client.get_paginator("list_objects_v2")
         try:
-            for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix):
+            for page in pages.paginate(Bucket=self.bucket, Prefix=prefix, StartAfter=after):
                 for each in page.get("Contents", ()):
-                    yield each["Key"]
+                    yield Listed(each["Key"], each["ETag"])
         except (BotoCoreError, ClientError) as error:
             raise _fault(error, f"list {prefix}") from error
 
