@@ -277,8 +277,8 @@ def apply_feast(folder: Path) -> Feast:
     (folder / "data").mkdir(exist_ok=True)
     yaml = folder.resolve() / "feature_store.yaml"
     shutil.copy2(template / yaml.name, yaml)  # its paths are relative to the folder it lies in
-    done = subprocess.run(
-        [sys.executable, "-m", "feast.cli.cli", "-c", str(folder), "-f", str(yaml), "apply"],
+    done = subprocess.run(  # a process of its own: Feast's imports stay out of the supervisor
+        [sys.executable, "-m", "workers.embedded", "feast", str(folder.resolve())],
         env=environment() | {"FEAST_USAGE": "False"},
         capture_output=True,
         text=True,
@@ -314,7 +314,7 @@ def _poll_for_ever(client: Any) -> None:
 
 
 def _forward(listener: socket.socket, port: int) -> None:
-    """A chosen port for the mock cluster, which takes only random ones: clients bootstrap here, and are told that one."""
+    """A chosen port for the mock cluster, which takes only random ones: clients bootstrap here, and learn that one."""
     while True:
         near, _ = listener.accept()
         far = socket.create_connection(("127.0.0.1", port))
@@ -368,5 +368,14 @@ def _main(kind: str, port: int) -> None:
     os._exit(0)
 
 
+def _apply(folder: Path) -> None:
+    from workers.features import apply
+
+    apply(Feast(repo=folder, yaml=folder / "feature_store.yaml"))
+
+
 if __name__ == "__main__":
-    _main(sys.argv[1], int(sys.argv[2]))
+    if sys.argv[1] == "feast":
+        _apply(Path(sys.argv[2]))
+    else:
+        _main(sys.argv[1], int(sys.argv[2]))

@@ -1,0 +1,353 @@
+"""Feast: one feature store on one thread of its own.
+
+Reads and writes go through Feast's provider interface (`online_read`, `online_write_batch`), the layer below
+`get_online_features` and `push`: the rows are the same, without the data frames in between. A contract test holds that
+both layers see the same.
+
+Left out on purpose: historical features and materialisation. Nothing here trains from the offline store.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import sqlite3
+import sys
+import time
+import types
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from workers.exceptions import FeatureFault
+from workers.settings import Feast
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Now = Callable[[], float]
+
+_REMEMBERED_ROWS = 200_000
+"""Event times kept in memory, about 30 MB; of older rows the store itself is asked."""
+
+
+def import_feast() -> Any:
+    """Import Feast without what it does not need here: 4.6 s instead of 13.3 s of CPU, and no torch in the process.
+
+    Feast imports torch for `OnlineResponse.to_tensor` and recompiles itself with typeguard's run-time checks, which
+    `python -O` would leave out too. Both are given back after the import.
+    """
+    if "feast" not in sys.modules:
+        import typeguard
+
+        if "torch" not in sys.modules:
+            wrapper = types.ModuleType("feast.torch_wrapper")
+            wrapper.get_torch = _get_torch  # type: ignore[attr-defined]
+            sys.modules[wrapper.__name__] = wrapper
+        checked = typeguard.typechecked
+        typeguard.typechecked = _unchecked
+        try:
+            import feast
+        finally:
+            typeguard.typechecked = checked
+    import feast
+
+    return feast
+
+
+def _get_torch() -> types.ModuleType:
+    import torch
+
+    return torch
+
+
+def _unchecked(target: Any = None, **_: Any) -> Any:
+    return target if target is not None else lambda each: each
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What of a feature view one read wants."""
+
+    view: Any
+    join_key: str
+    features: tuple[tuple[str, str], ...]  # name in the view, name in the answer
+
+
+class Features:
+    """The feature views of `feature_repo/`. Thread-safe; every call blocks, so event loops put it off to a thread."""
+
+    def __init__(self, settings: Feast, *, tries: int = 5, now: Now = time.time) -> None:
+        """
+        Args:
+            tries: of one call, 0.1 s to 1 s apart, before it is a fault. SQLite itself waits 5 s for a lock each time.
+            now: seconds since 1970, for tests.
+
+        Raises:
+            FeatureFault: the store cannot be opened, or `feast apply` has not been run.
+        """
+        self._tries, self._now = tries, now
+        self._last: OrderedDict[tuple[str, str], int] = OrderedDict()
+        self._plans: dict[Any, list[_View]] = {}
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="feast")
+        try:
+            self._thread.submit(self._open, settings).result()
+        except BaseException:
+            self._thread.shutdown()
+            raise
+
+    def _open(self, settings: Feast) -> None:
+        feast = import_feast()
+        from feast.infra.provider import get_provider
+        from redis.exceptions import RedisError
+
+        self._faults: tuple[type[Exception], ...] = (sqlite3.Error, RedisError, OSError)
+
+        def connect() -> None:
+            self._store = feast.FeatureStore(repo_path=str(settings.repo), fs_yaml_file=settings.yaml)
+            self._config = self._store.config
+            self._provider = get_provider(self._config)
+            if self._config.online_store.type == "sqlite":
+                share_sqlite(_sqlite_path(self._config))
+            self._views = {view.name: view for view in self._store.list_feature_views()}
+            if not self._views:
+                raise FeatureFault(f"no feature views in {self._config.registry.path}: run `feast apply` first")
+
+        self._trying("open the feature store", connect)
+
+    def push(self, view: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Replace whole rows of a view, online.
+
+        Args:
+            rows: entity key and every feature, by name; None, an absent feature too, is stored as none. Arrays may be
+                lists or numpy arrays. Of a row that is there twice the last counts.
+
+        The event time of a row is max(now, its last + 1 s), in whole seconds: Redis drops what is not later.
+
+        Raises:
+            FeatureFault: not stored, or not all rows; push again.
+            ValueError: a view or feature that does not exist, or a row without its key.
+        """
+        if rows:
+            self._thread.submit(self._push, view, rows).result()
+
+    def _push(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        from feast.protos.feast.types.Value_pb2 import Value
+
+        view = self._view(name)
+        join_key = view.join_keys[0]
+        kinds = {field.name: str(field.dtype) for field in view.features}
+        packed: dict[str, dict[str, Any]] = {}
+        for row in rows:
+            key = row.get(join_key)
+            if not isinstance(key, str):
+                raise ValueError(f"{name}: a row without {join_key}")
+            if unknown := row.keys() - kinds.keys() - {join_key}:
+                raise ValueError(f"{name} has no feature {', '.join(sorted(unknown))}")
+            packed[key] = {feature: _pack(Value, kind, row.get(feature)) for feature, kind in kinds.items()}
+        times = self._trying(f"read event times of {name}", lambda: self._event_times(view, list(packed)))
+        data = [
+            (_entity_key(join_key, key), values, datetime.fromtimestamp(times[key], UTC), datetime.now(UTC))
+            for key, values in packed.items()
+        ]
+        self._trying(
+            f"push to {name}", lambda: self._provider.online_write_batch(self._config, view, data, progress=None)
+        )
+
+    def _event_times(self, view: Any, keys: list[str]) -> dict[str, int]:
+        """The next event time of each row, and remember it. Of rows new to this process the store knows the last."""
+        new = [key for key in keys if (view.name, key) not in self._last]
+        stored: dict[str, int] = {}
+        if new:
+            entities = [_entity_key(view.join_keys[0], key) for key in new]
+            first = [view.features[0].name]
+            for key, (at, _) in zip(new, self._provider.online_read(self._config, view, entities, first), strict=True):
+                if at is not None:
+                    stored[key] = int(at.timestamp())
+        now = int(self._now())
+        times = {}
+        for key in keys:
+            last = self._last.pop((view.name, key), None)
+            last = stored.get(key, 0) if last is None else last
+            times[key] = self._last[view.name, key] = max(now, last + 1)
+        while len(self._last) > _REMEMBERED_ROWS:
+            self._last.popitem(last=False)
+        return times
+
+    def read(self, features: Sequence[str] | str, entities: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
+        """The features of each entity.
+
+        Args:
+            features: the name of a feature service, or "view:feature" names.
+            entities: the join keys, e.g. {"user_id": …, "item_id": …}; keys that no view asks for are ignored.
+
+        Returns:
+            One dict an entity, in order: its keys and its features without their view's name, None where absent. A name
+            that two of the views have becomes `view__feature` for both, as Feast's own full names.
+
+        Raises:
+            FeatureFault: the store does not answer.
+            ValueError: a service, view or feature that does not exist, or an entity without a join key.
+        """
+        if not entities:
+            return []
+        return self._thread.submit(self._read, features, entities).result()
+
+    def _read(self, features: Sequence[str] | str, entities: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
+        answers: list[dict[str, Any]] = [dict(entity) for entity in entities]
+        for plan in self._plan(features):
+            try:
+                keys = [entity[plan.join_key] for entity in entities]
+            except KeyError:
+                raise ValueError(f"{plan.view.name} wants a {plan.join_key} in each entity") from None
+            rows = self._rows(plan, list(dict.fromkeys(keys)))
+            for answer, key in zip(answers, keys, strict=True):
+                answer.update(rows[key])
+        return answers
+
+    def _rows(self, plan: _View, keys: list[str]) -> dict[str, dict[str, Any]]:
+        wanted = [name for name, _ in plan.features]
+        entities = [_entity_key(plan.join_key, key) for key in keys]
+        found = self._trying(
+            f"read {plan.view.name}",
+            lambda: self._provider.online_read(self._config, plan.view, entities, wanted),
+        )
+        rows = {}
+        for key, (_, values) in zip(keys, found, strict=True):
+            values = values or {}
+            rows[key] = {answer: _unpack(values[name]) if name in values else None for name, answer in plan.features}
+        return rows
+
+    def _plan(self, features: Sequence[str] | str) -> list[_View]:
+        asked = features if isinstance(features, str) else tuple(features)
+        if asked not in self._plans:
+            self._plans[asked] = self._planned(asked)
+        return self._plans[asked]
+
+    def _planned(self, asked: str | tuple[str, ...]) -> list[_View]:
+        wanted: dict[str, list[str]] = {}
+        if isinstance(asked, str):
+            services = {service.name: service for service in self._store.list_feature_services()}
+            if asked not in services:
+                raise ValueError(f"no feature service {asked}; there are {', '.join(sorted(services))}")
+            for each in services[asked].feature_view_projections:
+                wanted[each.name] = [field.name for field in each.features]
+        else:
+            for reference in asked:
+                view, _, name = reference.partition(":")
+                if name not in {field.name for field in self._view(view).features}:
+                    raise ValueError(f"no feature {reference}; name it view:feature")
+                wanted.setdefault(view, []).append(name)
+        names = [name for each in wanted.values() for name in each]
+        return [
+            _View(
+                self._view(view),
+                self._view(view).join_keys[0],
+                tuple((name, name if names.count(name) == 1 else f"{view}__{name}") for name in each),
+            )
+            for view, each in wanted.items()
+        ]
+
+    def _view(self, name: str) -> Any:
+        if name not in self._views:
+            raise ValueError(f"no feature view {name}; there are {', '.join(sorted(self._views))}")
+        return self._views[name]
+
+    def ping(self) -> bool:
+        """Does the store answer? For readiness checks."""
+        try:
+            view = next(iter(self._views.values()))
+            self.read([f"{view.name}:{view.features[0].name}"], [{view.join_keys[0]: "-"}])
+            return True
+        except FeatureFault:
+            return False
+
+    def _trying(self, what: str, call: Callable[[], T]) -> T:
+        for attempt in range(self._tries):
+            try:
+                return call()
+            except self._faults as error:
+                if attempt == self._tries - 1:
+                    raise FeatureFault(f"{what}: {error}") from error
+                time.sleep(min(1.0, 0.1 * 2**attempt) * random.uniform(0.5, 1.0))
+        raise AssertionError("unreachable")
+
+    def close(self) -> None:
+        """Finish what was asked, then end the thread."""
+        self._thread.shutdown()
+
+
+def _entity_key(join_key: str, value: str) -> Any:
+    from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+    from feast.protos.feast.types.Value_pb2 import Value
+
+    return EntityKey(join_keys=[join_key], entity_values=[Value(string_val=value)])
+
+
+_FIELDS = {
+    "String": "string_val",
+    "Int64": "int64_val",
+    "Array(String)": "string_list_val",
+    "Array(Float32)": "float_list_val",
+}
+"""The types that feature_repo/ uses, and where Feast's protocol buffer keeps them."""
+
+
+def _pack(value_type: Any, kind: str, value: Any) -> Any:
+    packed = value_type()
+    if value is None:
+        return packed
+    field = _FIELDS[kind]
+    if kind.startswith("Array"):
+        target = getattr(packed, field)
+        target.SetInParent()  # an empty array is not an absent one
+        target.val.extend(value.tolist() if hasattr(value, "tolist") else value)
+    else:
+        setattr(packed, field, value)
+    return packed
+
+
+def _unpack(value: Any) -> Any:
+    field = value.WhichOneof("val")
+    if field is None:
+        return None
+    inner = getattr(value, field)
+    return list(inner.val) if field.endswith("_list_val") else inner
+
+
+def _sqlite_path(config: Any) -> Path:
+    path = Path(config.online_store.path)
+    return path if path.is_absolute() else Path(config.repo_path) / path
+
+
+def share_sqlite(path: Path) -> None:
+    """Let several processes read the file while one writes: write-ahead log. Stays with the file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    connection = sqlite3.connect(path, timeout=10)
+    try:
+        connection.execute("PRAGMA journal_mode=WAL")
+    finally:
+        connection.close()
+
+
+def apply(settings: Feast) -> None:
+    """`feast apply`, once, in a process that ends then; a deployment calls Feast's own command.
+
+    Raises:
+        Exception: whatever Feast objects to.
+    """
+    import_feast()
+    from feast.repo_config import load_repo_config
+    from feast.repo_operations import apply_total
+
+    logging.getLogger("feast.infra.offline_stores.file_source").setLevel(logging.ERROR)  # nothing is read offline
+    yaml = settings.yaml or settings.repo / "feature_store.yaml"
+    config = load_repo_config(settings.repo, yaml)
+    if config.online_store.type == "sqlite":
+        share_sqlite(_sqlite_path(config))
+    sys.path.insert(0, str(settings.repo))  # Feast imports the definitions by their bare names
+    apply_total(config, settings.repo, skip_source_validation=True)
