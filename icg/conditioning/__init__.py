@@ -1,0 +1,45 @@
+"""What each family of diffusers pipelines wants: the only place that knows families.
+
+A family is read from the class and config of the pipeline's denoiser, never from a name.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+
+from icg.conditioning.base import Base, Conditioning, repeat, select
+from icg.conditioning.stable_diffusion import StableDiffusion, StableDiffusionXL
+from icg.exceptions import Unsupported
+
+FAMILIES: tuple[type[Base], ...] = (StableDiffusion, StableDiffusionXL)
+
+__all__ = ["FAMILIES", "Base", "Conditioning", "base_of", "load_base", "repeat", "select"]
+
+
+def base_of(pipeline: Any) -> Base:
+    """The family that drives this pipeline.
+
+    Raises:
+        Unsupported: naming the classes of the pipeline and its denoiser.
+    """
+    for family in FAMILIES:
+        if family.takes(pipeline):
+            return family(pipeline)
+    components = pipeline.components
+    denoiser = components.get("unet") or components.get("transformer") or components.get("prior")
+    raise Unsupported(
+        f"{type(pipeline).__name__} with {type(denoiser).__name__} is no base that covers can be drawn with; "
+        f"known are {', '.join(family.__name__ for family in FAMILIES)}"
+    )
+
+
+def load_base(directory: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Base:
+    """A base from a folder in `save_pretrained` layout; never from a hub, never a pickle."""
+    pipeline = DiffusionPipeline.from_pretrained(
+        directory, local_files_only=True, use_safetensors=True, torch_dtype=dtype
+    )
+    return base_of(pipeline.to(device))

@@ -1,0 +1,143 @@
+"""`icg init tiny`: a whole stack at a small size, in the folders that become the parts of a release."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from icg.adapter import Adapter, AdapterConfig
+from icg.conditioning import load_base
+from icg.mllm import MLLM
+from icg.preference import Head
+from icg.rewards.aesthetic import Aesthetic
+from icg.rewards.vision import Preprocessing
+from icg.tiny import assemble
+
+DIMENSION = 64
+"""Of user vectors, cover embeddings and the preference head."""
+
+TOKENS = 16
+"""Meta tokens of the tiny adapter: a title of the catalogue is 3 to 12 tokens long."""
+
+SIZE = 64
+
+
+def init_tiny(directory: str | Path, seed: int = 0, weights: str | Path | None = None) -> None:
+    """Write `base/ mllm/ adapter/ rewards/ space/ preference/`; existing ones are replaced.
+
+    The same seed gives the same bytes: fresh weights come from integers, not from the vector units of this machine.
+
+    Args:
+        weights: folder of trained parts (see `icg.tiny.assemble.build`); random ones without.
+    """
+    folder = Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in ("base", "mllm", "adapter", "rewards", "space", "preference"):
+        shutil.rmtree(folder / part, ignore_errors=True)
+    assemble.build(folder, Path(weights) if weights is not None else None, seed)
+    _write_space(folder / "space", seed)
+    space = revision("space", folder / "space")
+    Head.start(space, DIMENSION).save(folder / "preference")
+    _write_aesthetic(folder / "rewards" / "aesthetic", folder / "space", seed)
+    _write_adapter(folder, space, seed)
+
+
+def revision(part: str, folder: Path, space: str | None = None) -> str:
+    """The content hash by which releases know a part: sha256 over part, space and the sha256 of every file.
+
+    The same sum as `workers.records.revision_of` (a test holds that): `icg` imports nothing of the workers.
+    """
+    files = {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    record = {"part": part, "space": space, "files": files}
+    return hashlib.sha256(json.dumps(record, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def randomise(module: nn.Module, seed: int) -> None:
+    """Fresh weights, the same on every machine: matrices uniform with deviation 1/√inputs, biases 0, gains kept.
+
+    torch's normal distribution runs through the machine's own vector units; 24-bit integers do not.
+    """
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if name.endswith("bias"):
+                parameter.zero_()
+            elif parameter.ndim > 1:
+                stream = np.random.Generator(np.random.PCG64([seed, zlib.crc32(name.encode())]))
+                whole = stream.integers(-(2**23), 2**23, size=tuple(parameter.shape), dtype=np.int32)
+                fan_in = parameter[0].numel()
+                # Uniform in [-1, 1) has deviation 1/√3.
+                scale = np.float32(np.sqrt(3 / fan_in) / 2**23)
+                parameter.copy_(torch.from_numpy(whole.astype(np.float32) * scale))
+
+
+def _encoder(seed: int) -> CLIPVisionModelWithProjection:
+    config = CLIPVisionConfig(
+        hidden_size=96,
+        intermediate_size=384,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        image_size=SIZE,
+        patch_size=8,
+        projection_dim=DIMENSION,
+    )
+    model = CLIPVisionModelWithProjection(config).eval()
+    randomise(model, seed)
+    return model
+
+
+def _processor() -> CLIPImageProcessorPil:
+    half = [0.5, 0.5, 0.5]
+    return CLIPImageProcessorPil(
+        size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE}, image_mean=half, image_std=half
+    )
+
+
+def _write_space(folder: Path, seed: int) -> None:
+    _encoder(seed + 1).save_pretrained(folder)
+    _processor().save_pretrained(folder)
+
+
+def _write_aesthetic(folder: Path, processor: Path, seed: int) -> None:
+    # As wide and deep as LAION's predictor for its features, on ours.
+    head = nn.Sequential(nn.Linear(DIMENSION, 32), nn.Linear(32, 1))
+    randomise(head, seed + 3)
+    nn.init.constant_(head[1].bias, 5.0)
+    Aesthetic(_encoder(seed + 2), Preprocessing.from_pretrained(processor), head).save_pretrained(folder, processor)
+
+
+def _write_adapter(folder: Path, space: str, seed: int) -> None:
+    base = load_base(folder / "base")
+    mllm = MLLM.from_pretrained(folder / "mllm")
+    config = AdapterConfig(
+        space=space,
+        dimension=DIMENSION,
+        features=mllm.width,
+        output=base.width,
+        pooled=base.pooled,
+        tokens=TOKENS,
+        width=192,
+        layers=3,
+        heads=6,
+        scale=_two_digits(float(base.text(["a lantern", "a cat"], SIZE, SIZE).tokens.square().mean().sqrt())),
+    )
+    adapter = Adapter(config)
+    randomise(adapter, seed)
+    adapter.set_gates(0.1)
+    adapter.save_pretrained(folder / "adapter")
+
+
+def _two_digits(value: float) -> float:
+    # Coarse, so that another machine's last bits do not make another adapter.
+    return float(f"{value:.1e}")

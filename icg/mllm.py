@@ -1,0 +1,171 @@
+"""Meta tokens: learnable vectors that read title and reference image through a frozen image-text model.
+
+N placeholder ids stand at the end of the *left*-padded `input_ids`, and a forward hook on the model's input embedding
+writes the parameters there. Appending them to `inputs_embeds` instead would need no hook, but Qwen2.5-VL computes its
+positions from `input_ids`, and so do others.
+
+The parameters themselves belong to the adapter (they are trained with it); here is only the frozen reader.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor, nn
+from transformers import AutoModelForImageTextToText, AutoProcessor, BertModel, PreTrainedModel
+
+from icg.exceptions import BadWeights
+from icg.item import Item
+
+SIDE = 448
+"""Reference images are letterboxed on a white square of so many pixels: one number of image tokens for every item.
+448 = 16 × 28 is a whole number of patches for ViTs of patch 14, 16 and 28; processors of a fixed size resize again."""
+
+TITLE_TOKENS = 64
+"""A title is cut after so many tokens; 500 characters of English are about 110."""
+
+Inputs = dict[str, Tensor]
+
+
+def letterbox(image: Image.Image, side: int) -> Image.Image:
+    """On a white square, whole, transparency on white."""
+    if image.mode in {"RGBA", "LA", "P", "PA"} or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        canvas = Image.new("RGBA", layer.size, "white")
+        image = Image.alpha_composite(canvas, layer)
+    return ImageOps.pad(image.convert("RGB"), (side, side), Image.Resampling.BICUBIC, color="white")
+
+
+class MLLM:
+    """A frozen transformers image-text model with its own processor and chat template.
+
+    Attributes:
+        width: of its hidden states, and so of a meta token.
+    """
+
+    def __init__(self, model: PreTrainedModel, processor: Any, side: int = SIDE) -> None:
+        if processor.chat_template is None:
+            raise BadWeights(f"the processor of {type(model).__name__} has no chat template")
+        self.model = model.eval().requires_grad_(False)
+        self.processor = processor
+        self.side = side
+        self.width: int = model.config.get_text_config().hidden_size
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Self:
+        """Load from a folder in `save_pretrained` layout; never from a hub, never a pickle."""
+        model = AutoModelForImageTextToText.from_pretrained(
+            directory, local_files_only=True, use_safetensors=True, dtype=dtype
+        )
+        processor = AutoProcessor.from_pretrained(directory, local_files_only=True)
+        return cls(model.to(device), processor)
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        self.model.save_pretrained(directory)
+        self.processor.save_pretrained(directory)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    def prepare(self, item: Item, prompt: str = "{title}") -> Inputs:
+        """One item through chat template and processor; every tensor's first dimension is 1 (or patches, for Qwen)."""
+        content: list[dict[str, Any]] = []
+        if item.image is not None:
+            content.append({"type": "image", "image": letterbox(item.image, self.side)})
+        if item.title:
+            content.append({"type": "text", "text": prompt.format(title=self._shorten(item.title))})
+        inputs = self.processor.apply_chat_template(
+            [{"role": "user", "content": content}],
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            add_generation_prompt=True,
+        )
+        return dict(inputs)
+
+    def _shorten(self, title: str) -> str:
+        # The title is text for the chat template, so it is cut as text, where its last allowed token ends.
+        title = " ".join(title.split())
+        encoded = self.processor.tokenizer(title, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        offsets = encoded["offset_mapping"]
+        return title if len(offsets) <= TITLE_TOKENS else title[: offsets[TITLE_TOKENS - 1][1]]
+
+    def read(self, items: Sequence[Item], meta: Tensor, prompt: str = "{title}") -> Tensor:
+        """What the meta tokens see of each item.
+
+        Items with and without an image take different calls. Within a call shorter ones are padded on the left, so that
+        a row differs from the same item read alone by float noise; read one at a time, it does not differ at all.
+
+        Args:
+            meta: [N, width], the learnable vectors; gradients reach them through the frozen model.
+            prompt: what is asked of the model, with the title at `{title}`.
+
+        Returns:
+            [items, N, width], the last hidden states at the meta tokens, float32.
+        """
+        if meta.ndim != 2 or meta.shape[1] != self.width:
+            raise ValueError(f"meta tokens of shape {tuple(meta.shape)} where the model takes (N, {self.width})")
+        rows: list[Tensor | None] = [None] * len(items)
+        for pictured in (True, False):
+            group = [index for index, item in enumerate(items) if (item.image is not None) is pictured]
+            if group:
+                inputs = collate([self.prepare(items[index], prompt) for index in group], len(meta), self._placeholder)
+                for index, row in zip(group, self._forward(inputs, meta), strict=True):
+                    rows[index] = row
+        return torch.stack([row for row in rows if row is not None])
+
+    @property
+    def _placeholder(self) -> int:
+        # Any ordinary id will do: its embedding is overwritten and its attention mask is given.
+        tokenizer = self.processor.tokenizer
+        return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
+
+    def _forward(self, inputs: Inputs, meta: Tensor) -> Tensor:
+        inputs = {name: value.to(self.device) for name, value in inputs.items()}
+        inputs = {name: v.to(self.model.dtype) if v.is_floating_point() else v for name, v in inputs.items()}
+        if any(isinstance(module, BertModel) for module in self.model.modules()):
+            # Absolute positions count from the left edge, padding included; rotary ones do not mind.
+            inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
+        with _written(self.model.get_input_embeddings(), meta, inputs["input_ids"].shape):
+            output = self.model.base_model(**inputs, use_cache=False)
+        hidden: Tensor = output.last_hidden_state
+        return hidden[:, -len(meta) :].float()
+
+
+def collate(prepared: Sequence[Inputs], tokens: int, placeholder: int) -> Inputs:
+    """Left-pad to the longest, then `tokens` placeholders at the end; pictures one after another.
+
+    Tensors shaped like `input_ids` (attention mask, token types) are padded like it: with 0, 1 at a placeholder's mask.
+    """
+    length = max(inputs["input_ids"].shape[1] for inputs in prepared)
+    batch: dict[str, list[Tensor]] = {name: [] for name in prepared[0]}
+    for inputs in prepared:
+        ids = inputs["input_ids"]
+        for name, value in inputs.items():
+            if value.shape == ids.shape:
+                left, right = {"input_ids": (placeholder, placeholder), "attention_mask": (0, 1)}.get(name, (0, 0))
+                value = nn.functional.pad(value, (length - ids.shape[1], 0), value=left)
+                value = nn.functional.pad(value, (0, tokens), value=right)
+            batch[name].append(value)
+    return {name: torch.cat(values) for name, values in batch.items()}
+
+
+@contextmanager
+def _written(embedding: nn.Module, meta: Tensor, shape: torch.Size) -> Iterator[None]:
+    def write(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        if args[0].shape != shape:  # Some models also embed their image token alone, to compare with it.
+            return output
+        tokens = meta.to(output.dtype).expand(len(output), *meta.shape)
+        return torch.cat([output[:, : -len(meta)], tokens], dim=1)
+
+    handle = embedding.register_forward_hook(write)
+    try:
+        yield
+    finally:
+        handle.remove()
