@@ -122,6 +122,7 @@ class Settings(BaseSettings):
     api: Api = Api()
     cache: Path = Field(CACHE, description="Local copies of model parts, fetched by revision.")
     health_port: int = Field(0, description="Port of /healthz, /readyz and /metrics of a worker; 0: none.")
+    health_host: str = Field("127.0.0.1", description="In a container 0.0.0.0, so that its orchestrator reaches it.")
     log_format: Literal["json", "text"] = "json"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 

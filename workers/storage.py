@@ -6,6 +6,8 @@ under the 5 GB of one PUT) and streaming reads (covers and records are small; `r
 
 from __future__ import annotations
 
+import hashlib
+import io
 import logging
 import random
 import threading
@@ -13,6 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import boto3
@@ -136,17 +139,40 @@ class ObjectStore:
     def exists(self, key: str) -> bool:
         return self.head(key) is not None
 
-    def put_new(self, key: str, data: bytes, content_type: str) -> bool:
+    def download(self, key: str, path: Path) -> str | None:
+        """Write the object to a file, a mebibyte at a time.
+
+        Returns:
+            Its sha256, None if absent.
+        """
+        digest = hashlib.sha256()
+        try:
+            body = self._client.get_object(Bucket=self.bucket, Key=key)["Body"]
+            with path.open("wb") as file:
+                for chunk in body.iter_chunks(2**20):
+                    digest.update(chunk)
+                    file.write(chunk)
+            return digest.hexdigest()
+        except Exception as error:
+            if _code(error) in _ABSENT:
+                return None
+            raise _fault(error, f"get {key}") from error
+
+    def put_new(self, key: str, data: bytes | Path, content_type: str) -> bool:
         """Write an immutable object.
+
+        Args:
+            data: bytes, or a file of at most 5 GB.
 
         Returns:
             False when it is there already. That may be our own retried request: the bytes are the same either way.
         """
         for wait in (0.05, 0.2, 0.8, None):
             try:
-                self._client.put_object(
-                    Bucket=self.bucket, Key=key, Body=data, ContentType=content_type, IfNoneMatch="*"
-                )
+                with open(data, "rb") if isinstance(data, Path) else io.BytesIO(data) as body:
+                    self._client.put_object(
+                        Bucket=self.bucket, Key=key, Body=body, ContentType=content_type, IfNoneMatch="*"
+                    )
                 return True
             except Exception as error:
                 code = _code(error)
