@@ -347,14 +347,22 @@ class ReleaseFollower:
         """Read the truth and tell of it if it is new. False: try again soon."""
         try:
             release = self._releases.current()
-            if release is not None and release.number > self.number:
-                self._callback(release)
-                self.number = release.number
-            return True
         except Fault as fault:
             log.warning("release: %s", fault)
             return False
-        except Exception:
-            log.exception("a release could not be taken over")
-            self.number = max(self.number, release.number) if release is not None else self.number
+        except BadPart as error:
+            log.error("release: %s", error)
             return True
+        if release is None or release.number <= self.number:
+            return True
+        try:
+            self._callback(release)
+        except Fault as fault:
+            log.warning("release %d: %s", release.number, fault)
+            return False
+        except BadPart as error:
+            log.error("release %d is refused: %s", release.number, error)
+        except Exception:
+            log.exception("release %d could not be taken over", release.number)
+        self.number = release.number
+        return True
