@@ -135,6 +135,15 @@ def reference_row(gallery: Gallery, concept: str, seed: int, avoid: frozenset[st
     return rows[int.from_bytes(digest[:8], "big") % len(rows)]
 
 
+def keywords_of(data: Path = DATA) -> dict[str, list[str]]:
+    """Unicode's keywords of each concept: a text side for judges that owes nothing to any encoder."""
+    table = pq.read_table(data, columns=["codepoint", "keywords"]).to_pydict()
+    return {
+        concept: (keywords or "").split("|")
+        for concept, keywords in zip(table["codepoint"], table["keywords"], strict=True)
+    }
+
+
 @functools.lru_cache(maxsize=2)
 def _groups(data: Path) -> dict[str, str]:
     table = pq.read_table(data, columns=["codepoint", "group"]).to_pydict()
