@@ -54,16 +54,18 @@ def secrets_of(settings: BaseModel) -> set[str]:
 
 
 class JsonLines(logging.Formatter):
-    """Fields: time, level, logger, message, error if there is one, and whatever was passed as `extra`."""
+    """Fields: time, level, service, logger, message, error if there is one, and whatever was passed as `extra`."""
 
-    def __init__(self, redact: Redact) -> None:
+    def __init__(self, redact: Redact, service: str = "") -> None:
         super().__init__()
         self._redact = redact
+        self._service = {"service": service} if service else {}
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
+            **self._service,
             "logger": record.name,
             "message": record.getMessage(),
         }
@@ -94,11 +96,15 @@ class Text(logging.Formatter):
 _CHATTY = ("botocore", "boto3", "urllib3", "aiokafka", "faust", "mode", "kafka", "httpx", "httpcore", "feast", "PIL")
 
 
-def configure(settings: Settings) -> None:
-    """Set up the root logger of this process, once, before anything else logs."""
+def configure(settings: Settings, service: str = "") -> None:
+    """Set up the root logger of this process, once, before anything else logs.
+
+    Args:
+        service: in each JSON line, so that several services may share a log.
+    """
     redact = Redact(secrets_of(settings))
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines(redact) if settings.log_format == "json" else Text(redact))
+    handler.setFormatter(JsonLines(redact, service) if settings.log_format == "json" else Text(redact))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level)
