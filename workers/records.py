@@ -78,8 +78,8 @@ class CoverInputs(Record):
 
     item_id: Id
     item_version: int
-    title_sha256: Digest | None
-    reference_sha256: Digest | None
+    title_sha256: Digest | None = None
+    reference_sha256: Digest | None = None
     vector_sha256: str = Field(description="sha256 of the segment's own float32 vector, or 'neutral'.")
     base: Digest
     mllm: Digest
