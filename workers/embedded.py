@@ -10,6 +10,7 @@ Outages are made by `pause_…` and `resume_…` (SIGSTOP, SIGCONT): connections
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import json
 import os
@@ -294,18 +295,43 @@ def apply_feast(folder: Path) -> Feast:
 
 
 def _serve_broker(port: int) -> str:
+    inner = _mock_cluster()
+    if not port:
+        return inner
+    listener = socket.create_server(("127.0.0.1", port), backlog=64)
+    threading.Thread(target=_forward, args=(listener, int(inner.rpartition(":")[2])), daemon=True).start()
+    return f"127.0.0.1:{port}"
+
+
+def _mock_cluster() -> str:
+    """Start librdkafka's mock cluster in this process, for as long as it lives; its address.
+
+    Through the C library, because only there a group's first rebalance can be told not to wait 3 s for more members.
+    """
     import confluent_kafka
 
-    # The cluster lives as long as this client, which is kept in the thread below.
-    cluster = confluent_kafka.Producer(
-        {"test.mock.num.brokers": 1, "bootstrap.servers": "127.0.0.1:1", "log_level": 3, "log.queue": False}
-    )
-    threading.Thread(target=_poll_for_ever, args=(cluster,), daemon=True).start()
-    broker = next(iter(cluster.list_topics(timeout=10).brokers.values()))
-    if port:
-        listener = socket.create_server(("127.0.0.1", port), backlog=64)
-        threading.Thread(target=_forward, args=(listener, broker.port), daemon=True).start()
-    return f"127.0.0.1:{port or broker.port}"
+    package = Path(confluent_kafka.__file__).parent
+    wheels = (*package.with_name("confluent_kafka.libs").glob("librdkafka*"), *package.glob(".dylibs/librdkafka*"))
+    if not wheels:  # built against a librdkafka of the system's: slower, otherwise the same
+        client = confluent_kafka.Producer({"test.mock.num.brokers": 1, "log_level": 3})
+        threading.Thread(target=_poll_for_ever, args=(client,), daemon=True).start()
+        broker = next(iter(client.list_topics(timeout=10).brokers.values()))
+        return f"127.0.0.1:{broker.port}"
+    library = ctypes.CDLL(str(wheels[0]))
+    for name in ("rd_kafka_conf_new", "rd_kafka_new", "rd_kafka_handle_mock_cluster"):
+        getattr(library, name).restype = ctypes.c_void_p
+    library.rd_kafka_mock_cluster_bootstraps.restype = ctypes.c_char_p
+    error = ctypes.create_string_buffer(512)
+    config = ctypes.c_void_p(library.rd_kafka_conf_new())
+    for option, value in ((b"test.mock.num.brokers", b"1"), (b"log_level", b"3")):
+        library.rd_kafka_conf_set(config, option, value, error, ctypes.c_size_t(512))
+    producer = 0
+    client = ctypes.c_void_p(library.rd_kafka_new(producer, config, error, ctypes.c_size_t(512)))
+    cluster = ctypes.c_void_p(library.rd_kafka_handle_mock_cluster(client))
+    if not cluster:
+        sys.exit(f"librdkafka makes no mock cluster: {error.value.decode()}")
+    library.rd_kafka_mock_group_initial_rebalance_delay_ms(cluster, ctypes.c_int32(200))
+    return str(library.rd_kafka_mock_cluster_bootstraps(cluster).decode())
 
 
 def _poll_for_ever(client: Any) -> None:

@@ -76,6 +76,8 @@ class ObjectStore:
         self.bucket = settings.bucket
         self._settings = settings
         self._attempts = attempts
+        # A session of its own: boto3's default one is not safe to make clients from in several threads.
+        self._session = boto3.session.Session()
         self._client = self._connect(settings.endpoint, timeout, attempts)
         # A conditional write retried unseen may answer 412 because of its own first try: `put_if` retries by itself.
         self._once = self._connect(settings.endpoint, timeout, 1)
@@ -101,8 +103,7 @@ class ObjectStore:
             tcp_keepalive=True,
             **(only_when_asked if endpoint else {}),
         )
-        # A session of its own: boto3's default one is not safe to make clients from in several threads.
-        return boto3.session.Session().client(
+        return self._session.client(
             "s3",
             endpoint_url=endpoint,
             region_name=settings.region,
@@ -282,12 +283,14 @@ class ObjectStore:
         """Keys that begin with `prefix`, in order."""
         return (each.key for each in self.listing(prefix))
 
-    def listing(self, prefix: str, after: str = "") -> Iterator[Listed]:
-        """Objects whose keys begin with `prefix` and come after the key `after`, in order."""
-        pages = self._client.get_paginator("list_objects_v2")
+    def listing(self, prefix: str, after: str = "", page: int = 1000) -> Iterator[Listed]:
+        """Objects whose keys begin with `prefix` and come after the key `after`, in order, `page` to a request."""
+        pages = self._client.get_paginator("list_objects_v2").paginate(
+            Bucket=self.bucket, Prefix=prefix, StartAfter=after, PaginationConfig={"PageSize": page}
+        )
         try:
-            for page in pages.paginate(Bucket=self.bucket, Prefix=prefix, StartAfter=after):
-                for each in page.get("Contents", ()):
+            for found in pages:
+                for each in found.get("Contents", ()):
                     yield Listed(each["Key"], each["ETag"])
         except (BotoCoreError, ClientError) as error:
             raise _fault(error, f"list {prefix}") from error

@@ -28,20 +28,21 @@ from workers.settings import S3, Feast, Kafka
 from workers.storage import ObjectStore
 
 
-@pytest.fixture(scope="session", params=["embedded", "real"])
+def adapters(variable: str) -> list[str]:
+    return ["embedded", "real"] if os.environ.get(variable) else ["embedded"]
+
+
+@pytest.fixture(scope="session", params=adapters("ICG_TEST_KAFKA"))
 def broker(request: pytest.FixtureRequest) -> Kafka:
     if request.param == "embedded":
         servers: Embedded = request.getfixturevalue("_servers")
         return servers.kafka
-    address = os.environ.get("ICG_TEST_KAFKA")
-    if not address:
-        pytest.skip("ICG_TEST_KAFKA names no broker")
-    kafka = Kafka(bootstrap_servers=address)
+    kafka = Kafka(bootstrap_servers=os.environ["ICG_TEST_KAFKA"])
     ensure_topics(kafka)
     return kafka
 
 
-@pytest.fixture(params=["embedded", "real"])
+@pytest.fixture(params=adapters("ICG_TEST_S3"))
 def bucket(request: pytest.FixtureRequest) -> S3:
     """Settings of a bucket that is there and empty."""
     name = f"test-{uuid.uuid4().hex[:16]}"
@@ -49,10 +50,7 @@ def bucket(request: pytest.FixtureRequest) -> S3:
         servers: Embedded = request.getfixturevalue("_servers")
         settings = servers.s3.model_copy(update={"bucket": name})
     else:
-        address = os.environ.get("ICG_TEST_S3")
-        if not address:
-            pytest.skip("ICG_TEST_S3 names no store")
-        url = urlsplit(address)
+        url = urlsplit(os.environ["ICG_TEST_S3"])
         settings = S3(
             endpoint=f"{url.scheme}://{url.hostname}:{url.port}",
             bucket=name,
