@@ -155,7 +155,7 @@ class Producer(_Reachable):
                 "linger.ms": 20,
                 "message.timeout.ms": 0,  # without limit
                 "message.max.bytes": MOST_BYTES,
-                "compression.type": "lz4",
+                "compression.type": "gzip",  # aiokafka, under Faust, reads lz4 and zstd only with a package more
             },
             logger=log,
         )

@@ -1,0 +1,121 @@
+"""Which events were being drawn when a worker died: the way to find the one that kills it.
+
+Before a batch is drawn its offsets are written down in S3, one small object a partition, so that whoever owns the
+partition next reads them. What was in flight at two deaths is drawn alone; if it kills again it is a bad event.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterable
+
+from workers.covers.acks import Partition
+from workers.exceptions import Conflict
+from workers.storage import ObjectStore
+
+DRAW_ALONE = 2
+"""Deaths after which an event is drawn in a batch of its own."""
+GIVE_UP = 3
+"""Deaths after which an event is bad."""
+
+
+def record_key(partition: Partition) -> str:
+    return f"inflight/{partition[0]}/{partition[1]}.json"
+
+
+class InFlight:
+    """Deaths an offset has seen, by partition. Thread-safe, with one writer (`load`, `begin`) at a time a partition."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self._lock = threading.Lock()  # of the three below
+        self._etags: dict[Partition, str | None] = {}
+        self._deaths: dict[Partition, dict[int, int]] = {}
+        self._drawing: dict[Partition, set[int]] = {}
+
+    def load(self, partition: Partition) -> None:
+        """Read what the partition's last owner left. Once for each assignment, before its first event.
+
+        Raises:
+            StorageFault: read again.
+        """
+        stored = self._store.get(record_key(partition))
+        with self._lock:
+            self._etags[partition] = stored.etag if stored else None
+            self._deaths[partition] = parse(stored.data) if stored else {}
+            self._drawing.setdefault(partition, set())
+
+    def known(self, partition: Partition) -> bool:
+        return partition in self._deaths
+
+    def forget(self, partitions: Iterable[Partition]) -> None:
+        """The partitions belong to somebody else now, who has the record."""
+        with self._lock:
+            for partition in partitions:
+                self._deaths.pop(partition, None)
+                self._etags.pop(partition, None)
+                self._drawing.pop(partition, None)
+
+    def deaths(self, partition: Partition, offset: int) -> int:
+        """In how many deaths this event was in flight."""
+        return self._deaths.get(partition, {}).get(offset, 0)
+
+    def begin(self, partition: Partition, offsets: Iterable[int]) -> None:
+        """Write down that these are about to be drawn, beside those that are.
+
+        Raises:
+            StorageFault: not written; begin again.
+        """
+        with self._lock:
+            self._drawing.setdefault(partition, set()).update(offsets)
+        self._write(partition)
+
+    def end(self, partition: Partition, offset: int) -> None:
+        """The event is finished. Written with the next `begin`: a committed offset is never asked for again."""
+        with self._lock:
+            self._drawing.get(partition, set()).discard(offset)
+            self._deaths.get(partition, {}).pop(offset, None)
+
+    def clear(self) -> None:
+        """A clean end: what is still in flight did not kill anybody.
+
+        Raises:
+            StorageFault: not written; those events count a death too many.
+        """
+        with self._lock:
+            for drawing in self._drawing.values():
+                drawing.clear()
+            partitions = list(self._drawing)
+        for partition in partitions:
+            self._write(partition)
+
+    def _write(self, partition: Partition) -> None:
+        for _ in range(5):
+            with self._lock:
+                if partition not in self._deaths:
+                    return  # it was taken away meanwhile
+                deaths, etag = self._deaths[partition], self._etags[partition]
+                # What is written counts the death that would have to happen for anybody to read it.
+                record = deaths | {offset: deaths.get(offset, 0) + 1 for offset in self._drawing[partition]}
+            data = json.dumps({str(offset): count for offset, count in sorted(record.items())}).encode()
+            try:
+                etag = self._store.put_if(record_key(partition), data, etag)
+                written = True
+            except Conflict:
+                # Its last owner was not quite done. Ours is the truth from here on.
+                stored = self._store.get(record_key(partition))
+                etag, written = (stored.etag if stored else None), False
+            with self._lock:
+                if partition in self._etags:
+                    self._etags[partition] = etag
+            if written:
+                return
+
+
+def parse(data: bytes) -> dict[int, int]:
+    """Offset to deaths; a record that cannot be read says nothing."""
+    try:
+        return {int(offset): int(count) for offset, count in json.loads(data).items()}
+    except (ValueError, TypeError, AttributeError):
+        return {}

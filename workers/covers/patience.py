@@ -1,0 +1,59 @@
+"""Calls that block, off the event loop, tried again without limit while the fault is ours."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import TypeVar
+
+from workers.covers import metrics
+from workers.exceptions import Fault
+from workers.health import Health
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+LONGEST_PAUSE = 10.0
+
+
+class Patience:
+    """Waits for what is away; meanwhile the worker is not ready, and nothing is dead-lettered."""
+
+    def __init__(self, pool: Executor, health: Health) -> None:
+        self._pool = pool
+        self._health = health
+
+    async def __call__(self, condition: str, what: str, call: Callable[..., T], *args: object) -> T:
+        """Call in a thread until it raises no `Fault`.
+
+        Args:
+            condition: of readiness, such as "s3".
+            what: for the log: "write the manifest".
+        """
+        loop = asyncio.get_running_loop()
+        attempt = 0
+        while True:
+            try:
+                result = await loop.run_in_executor(self._pool, call, *args)
+            except Fault as fault:
+                attempt += 1
+                await self.pause(condition, what, attempt, fault)
+            else:
+                if attempt:
+                    log.info("%s: done after %d tries", what, attempt + 1)
+                self._health.set(condition, True)
+                return result
+
+    async def pause(self, condition: str, what: str, attempt: int, error: BaseException) -> None:
+        """Say that it failed and wait: 0.1 s, 0.2 s, … `LONGEST_PAUSE`, with jitter."""
+        metrics.FAULTS.labels(kind=condition).inc()
+        self._health.set(condition, False, f"{what}: {error}")
+        # To wait for others is no hanging of ours.
+        self._health.progress()
+        if attempt == 1 or attempt % 10 == 0:
+            log.warning("%s fails, try %d: %s", what, attempt, error)
+        await asyncio.sleep(min(LONGEST_PAUSE, 0.1 * 2 ** min(attempt - 1, 10)) * random.uniform(0.5, 1.0))

@@ -1,0 +1,434 @@
+"""What an event does to an item: from event, manifest and release to a decision, from covers to records. No I/O here.
+
+The manifest is the commit point. Everything that is said afterwards (Feast row, `cover-ready`) is made from it alone,
+so that a replay after a crash says the same again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workers.events import NEUTRAL, CoverReady, ItemPublish, ItemRefresh, Outcome, ReadyCover, Source
+from workers.records import (
+    CoverInputs,
+    Manifest,
+    ManifestCover,
+    Release,
+    Rendition,
+    cover_key,
+    seed_of,
+    sha256,
+)
+
+Vector = NDArray[np.float32]
+Covers = Mapping[str, Mapping[str, ManifestCover]]
+
+REFERENCE = "reference"
+"""Stands in `CoverInputs.vector_sha256` for the platform's own picture in our size and format."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """What an item's covers are drawn from, whichever event asks for them."""
+
+    item_id: str
+    item_version: int
+    title: str | None
+    reference_image: str | None
+    category: str | None
+    language: str | None
+    published_by: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """Draw covers. `segments` None: all of the release, `neutral` with them."""
+
+    item: Item
+    segments: tuple[str, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Retire:
+    """Take the item down by writing this tombstone."""
+
+    manifest: Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Write nothing; say again what is so."""
+
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """This worker's release is too old for the write; decide again under this one or a later one."""
+
+    release: int
+
+
+Decision = Draw | Retire | Keep | Wait
+
+
+def same_message(one: Source, other: Source) -> bool:
+    """Whether both name one Kafka message; the producer's own id may be missing in a record."""
+    return (one.topic, one.partition, one.offset) == (other.topic, other.partition, other.offset)
+
+
+def decide(event: ItemPublish | ItemRefresh, source: Source, manifest: Manifest | None, release: int) -> Decision:
+    """What an event does, given what is committed.
+
+    A message that made the manifest's version (publish, retract) or its last generation (refresh) finds its own work
+    and keeps its outcome. Equal versions from another message change nothing: a platform that wants other pixels raises
+    the version or asks for a refresh.
+
+    Args:
+        release: number of the release that this worker would draw under.
+    """
+    if isinstance(event, ItemRefresh):
+        return _decide_refresh(event, source, manifest, release)
+    if manifest is not None and event.item_version < manifest.item_version:
+        return Keep(Outcome.SUPERSEDED)
+    if event.action == "retract":
+        return _decide_retract(event, source, manifest, release)
+    if manifest is not None and event.item_version == manifest.item_version:
+        if manifest.state == "retracted":
+            return Keep(Outcome.SUPERSEDED)
+        return Keep(Outcome.DRAWN if same_message(manifest.published_by, source) else Outcome.UNCHANGED)
+    if manifest is not None and manifest.release > release:
+        # A greater version may be written, but a manifest never goes back in its release either.
+        return Wait(manifest.release)
+    item = Item(
+        item_id=event.item_id,
+        item_version=event.item_version,
+        title=event.title,
+        reference_image=event.reference_image,
+        category=event.category,
+        language=event.language,
+        published_by=source,
+    )
+    return Draw(item, None)
+
+
+def _decide_retract(event: ItemPublish, source: Source, manifest: Manifest | None, release: int) -> Decision:
+    if manifest is not None and manifest.state == "retracted" and event.item_version == manifest.item_version:
+        return Keep(Outcome.RETRACTED if same_message(manifest.published_by, source) else Outcome.UNCHANGED)
+    tombstone = Manifest(
+        item_id=event.item_id,
+        item_version=event.item_version,
+        state="retracted",
+        generation=(manifest.generation if manifest else 0) + 1,
+        release=max(release, manifest.release if manifest else 0),
+        published_by=source,
+        source=source,
+        outcome=Outcome.RETRACTED,
+    )
+    return Retire(tombstone)
+
+
+def _decide_refresh(event: ItemRefresh, source: Source, manifest: Manifest | None, release: int) -> Decision:
+    if manifest is None:
+        # Never published, or its publish is still on the way and will draw under the newest release anyway.
+        return Keep(Outcome.UNCHANGED)
+    if manifest.state == "retracted":
+        return Keep(Outcome.SUPERSEDED)
+    if event.item_version is not None and event.item_version != manifest.item_version:
+        return Keep(Outcome.SUPERSEDED if event.item_version < manifest.item_version else Outcome.UNCHANGED)
+    if same_message(manifest.source, source):
+        return Keep(manifest.outcome)
+    wanted = max(event.release or 0, manifest.release)
+    if wanted > release:
+        return Wait(wanted)
+    item = Item(
+        item_id=manifest.item_id,
+        item_version=manifest.item_version,
+        title=manifest.title,
+        reference_image=manifest.reference_image,
+        category=manifest.category,
+        language=manifest.language,
+        published_by=manifest.published_by,
+    )
+    return Draw(item, event.segments)
+
+
+def may_write(previous: Manifest | None, new: Manifest) -> bool:
+    """The write rule: a manifest never goes back, and a retracted item stays retracted until a greater version."""
+    if previous is None:
+        return True
+    if new.release < previous.release or new.generation != previous.generation + 1:
+        return False
+    if new.item_version == previous.item_version:
+        return previous.state == "ready"
+    return new.item_version > previous.item_version
+
+
+def segments_to_draw(asked: Sequence[str] | None, released: Iterable[str]) -> list[str]:
+    """Which segments get a cover, `neutral` first.
+
+    All of the release and `neutral` when nothing is named. Named ones that the release does not have are left out:
+    their users have moved on.
+    """
+    known = [NEUTRAL, *(segment for segment in released if segment != NEUTRAL)]
+    return known if asked is None else [segment for segment in known if segment in set(asked)]
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """Vectors [d] of segments; None where `neutral` has to stand in, and why."""
+
+    by_segment: Mapping[str, Vector | None]
+    problems: Mapping[str, str]
+
+
+def vectors_from(segments: Iterable[str], rows: Mapping[str, Mapping[str, Any]], space: str, dimension: int) -> Vectors:
+    """Vectors of the Feast view `segment_profile`, as far as they mean something in `space`.
+
+    Args:
+        rows: one row a segment, features by name; a row without a vector counts as missing.
+    """
+    found: dict[str, Vector | None] = {}
+    problems: dict[str, str] = {}
+    for segment in segments:
+        found[segment] = None
+        if segment == NEUTRAL:
+            continue
+        row = rows.get(segment, {})
+        raw = row.get("vector")
+        if raw is None or len(raw) == 0:
+            problems[segment] = "missing"
+        elif row.get("space") != space:
+            problems[segment] = "space"
+        elif len(raw) != dimension:
+            problems[segment] = "dimension"
+        else:
+            vector = np.asarray(raw, dtype=np.float32)
+            if np.isfinite(vector).all():
+                found[segment] = vector
+            else:
+                problems[segment] = "not finite"
+    return Vectors(found, problems)
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedCover:
+    """One picture to have. Segments with equal vectors share it; `vector` None draws nobody in particular."""
+
+    cover_id: str
+    inputs: CoverInputs
+    vector: Vector | None
+    segment_id: str
+
+
+def plan_covers(
+    item: Item,
+    reference_sha256: str | None,
+    vectors: Mapping[str, Vector | None],
+    release: Release,
+    sampler: Mapping[str, Any],
+    rendition: Rendition,
+) -> dict[str, PlannedCover]:
+    """The picture that each segment should get. Segments without a vector share the neutral one.
+
+    Args:
+        vectors: [d] a segment, None for `neutral` and for segments whose vector is no use.
+        sampler: steps, branch, scheduler, guidance, personalization, dtype, slots.
+    """
+    planned: dict[str, PlannedCover] = {}
+    by_id: dict[str, PlannedCover] = {}
+    for segment, vector in vectors.items():
+        means = NEUTRAL if vector is None else sha256(np.ascontiguousarray(vector, dtype="<f4").tobytes())
+        inputs = _inputs(item, reference_sha256, means, release, sampler, rendition)
+        cover_id = inputs.cover_id()
+        first = NEUTRAL if vector is None else segment
+        planned[segment] = by_id.setdefault(cover_id, PlannedCover(cover_id, inputs, vector, first))
+    return planned
+
+
+def plan_reference(
+    item: Item, reference_sha256: str, release: Release, sampler: Mapping[str, Any], rendition: Rendition
+) -> PlannedCover:
+    """The platform's own picture in our size and format, which stands in where `neutral` is refused."""
+    inputs = _inputs(item, reference_sha256, REFERENCE, release, sampler, rendition)
+    return PlannedCover(inputs.cover_id(), inputs, None, NEUTRAL)
+
+
+def _inputs(
+    item: Item,
+    reference_sha256: str | None,
+    vector: str,
+    release: Release,
+    sampler: Mapping[str, Any],
+    rendition: Rendition,
+) -> CoverInputs:
+    return CoverInputs(
+        item_id=item.item_id,
+        item_version=item.item_version,
+        title_sha256=None if item.title is None else sha256(item.title.encode()),
+        reference_sha256=reference_sha256,
+        vector_sha256=vector,
+        base=release.parts["base"],
+        mllm=release.parts["mllm"],
+        adapter=release.parts["adapter"],
+        sampler=dict(sampler),
+        seed=seed_of(item.item_id, item.item_version),
+        rendition=rendition,
+    )
+
+
+def stale(planned: Mapping[str, PlannedCover], manifest: Manifest | None, rendition_id: str) -> dict[str, PlannedCover]:
+    """Those of a refresh whose picture is not the one in the manifest already."""
+    if manifest is None:
+        return dict(planned)
+    held = {
+        segment: covers[rendition_id].cover_id for segment, covers in manifest.covers.items() if rendition_id in covers
+    }
+    return {segment: cover for segment, cover in planned.items() if held.get(segment) != cover.cover_id}
+
+
+def choose(
+    planned: Mapping[str, PlannedCover],
+    passed: Mapping[str, ManifestCover],
+    reference: ManifestCover | None,
+    before: Manifest | None,
+    rendition_id: str,
+) -> dict[str, dict[str, ManifestCover]]:
+    """The cover that each segment has in the end: its own ▸ neutral ▸ the reference image ▸ none.
+
+    Args:
+        passed: covers by cover_id that the gate let through.
+        before: the manifest into which a refresh is merged; its neutral cover stands in where none was drawn.
+    """
+    neutral: ManifestCover | None = None
+    if NEUTRAL in planned:
+        neutral = passed.get(planned[NEUTRAL].cover_id)
+    elif before is not None:
+        held = before.covers.get(NEUTRAL, {}).get(rendition_id)
+        if held is not None and held.fallback is None:
+            neutral = held
+        elif reference is None:
+            reference = held
+    stand_in = (
+        neutral.model_copy(update={"fallback": "neutral"})
+        if neutral is not None
+        else reference.model_copy(update={"fallback": "reference"})
+        if reference is not None
+        else None
+    )
+    chosen: dict[str, dict[str, ManifestCover]] = {}
+    for segment, cover in planned.items():
+        own = passed.get(cover.cover_id) if cover.vector is not None or segment == NEUTRAL else None
+        final = own or stand_in
+        if final is not None:
+            chosen[segment] = {rendition_id: final}
+    return chosen
+
+
+def published(
+    item: Item, source: Source, before: Manifest | None, release: int, reference_sha256: str | None, covers: Covers
+) -> Manifest:
+    """The manifest of a new version."""
+    return Manifest(
+        item_id=item.item_id,
+        item_version=item.item_version,
+        state="ready",
+        generation=(before.generation if before else 0) + 1,
+        release=release,
+        title=item.title,
+        reference_image=item.reference_image,
+        reference_sha256=reference_sha256,
+        category=item.category,
+        language=item.language,
+        published_by=item.published_by,
+        source=source,
+        outcome=Outcome.DRAWN,
+        covers={segment: dict(renditions) for segment, renditions in covers.items()},
+    )
+
+
+def refreshed(before: Manifest, source: Source, release: int, covers: Covers) -> Manifest | None:
+    """The manifest with the named segments merged in; None if that changes no cover."""
+    merged = {**before.covers, **{segment: dict(renditions) for segment, renditions in covers.items()}}
+    if merged == before.covers:
+        return None
+    return before.model_copy(
+        update={
+            "generation": before.generation + 1,
+            "release": release,
+            "source": source,
+            "outcome": Outcome.DRAWN,
+            "covers": merged,
+            "time": datetime.now(UTC),
+        }
+    )
+
+
+def ready_event(
+    item_id: str, manifest: Manifest | None, source: Source, outcome: Outcome, address: Callable[[str], str]
+) -> CoverReady:
+    """How an event ended, from the manifest alone; generation 0 says that the item has never been committed.
+
+    Args:
+        address: turns an object's key into the address that recommenders get.
+    """
+    if manifest is None:
+        return CoverReady(
+            item_id=item_id, item_version=0, action="retired", outcome=outcome, source=source, release=0, generation=0
+        )
+    covers = tuple(
+        ReadyCover(
+            segment_id=segment,
+            rendition=rendition,
+            cover_id=cover.cover_id,
+            address=address(cover_key(manifest.item_id, cover.cover_id)),
+            sha256=cover.sha256,
+            width=cover.width,
+            height=cover.height,
+            rewards=cover.rewards,
+            fallback=cover.fallback,
+        )
+        for segment, renditions in manifest.covers.items()
+        for rendition, cover in renditions.items()
+    )
+    # The commit is when it happened, for the message that made it and for each replay of that message.
+    made_it = same_message(manifest.source, source) or same_message(manifest.published_by, source)
+    return CoverReady(
+        item_id=manifest.item_id,
+        item_version=manifest.item_version,
+        action="ready" if manifest.state == "ready" else "retired",
+        outcome=outcome,
+        source=source,
+        covers=covers if manifest.state == "ready" else (),
+        release=manifest.release,
+        generation=manifest.generation,
+        time=manifest.time if made_it else datetime.now(UTC),
+    )
+
+
+def feast_row(manifest: Manifest, rendition_id: str) -> dict[str, Any]:
+    """The item's row of the view `item_covers`, from the manifest alone: one entry a segment, default rendition."""
+    covers = {segment: by[rendition_id] for segment, by in manifest.covers.items() if rendition_id in by}
+    if manifest.state == "retracted":
+        covers = {}
+    first = next(iter(covers.values()), None)
+    return {
+        "item_id": manifest.item_id,
+        "item_version": manifest.item_version,
+        "state": manifest.state,
+        "generation": manifest.generation,
+        "release": manifest.release,
+        "reference_image": manifest.reference_image or "",
+        "segment_ids": list(covers),
+        "cover_ids": [cover.cover_id for cover in covers.values()],
+        "fallbacks": [cover.fallback or "" for cover in covers.values()],
+        "scores": [sum(cover.rewards.values()) / max(len(cover.rewards), 1) for cover in covers.values()],
+        "width": first.width if first else 0,
+        "height": first.height if first else 0,
+    }

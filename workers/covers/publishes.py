@@ -1,0 +1,149 @@
+"""`item-publish` by Faust: one app, one agent, manual acks.
+
+What Faust offers beyond that stays off, each for a reason found in its source: automatic acks (an exception would ack
+its event), `concurrency` (commits past unfinished offsets), `take` (acks a failed batch), tables, the web server,
+leader election and topic creation.
+"""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from typing import Any
+
+import faust
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Transport
+from faust.types import TP, EventT, StreamT
+
+from workers.covers.acks import Ticket
+from workers.covers.lane import Lane
+from workers.events import ItemPublish
+from workers.messaging import Message
+from workers.settings import Kafka
+
+GROUP = "icg-covers"
+_DAY = 24 * 3600.0
+
+
+class _Thread(AIOKafkaConsumerThread):  # type: ignore[misc]
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        consumer = super()._create_worker_consumer(transport)
+        # Faust asks the broker to hold an empty fetch for 1.5 s; the mock cluster holds it so long even if data comes.
+        consumer._fetch_max_wait_ms = 100
+        return consumer
+
+
+class _Consumer(Consumer):  # type: ignore[misc]
+    def _new_consumer_thread(self) -> AIOKafkaConsumerThread:
+        return _Thread(self, loop=self.loop, beacon=self.beacon)
+
+
+class _Transport(Transport):  # type: ignore[misc]
+    Consumer = _Consumer
+
+
+def ssl_context(settings: Kafka) -> ssl.SSLContext | None:
+    if settings.security_protocol not in {"SSL", "SASL_SSL"}:
+        return None
+    return ssl.create_default_context(cafile=str(settings.ssl_ca_location) if settings.ssl_ca_location else None)
+
+
+def credentials(settings: Kafka) -> faust.auth.Credentials | None:
+    context = ssl_context(settings)
+    if settings.security_protocol.startswith("SASL"):
+        return faust.SASLCredentials(
+            username=settings.sasl_username,
+            password=settings.sasl_password.get_secret_value() if settings.sasl_password else None,
+            mechanism=settings.sasl_mechanism,
+            ssl_context=context,
+        )
+    return faust.SSLCredentials(context=context) if context else None
+
+
+def message_of(event: EventT[Any]) -> Message:
+    """Faust's event as one of ours. Of a header that is there twice the last value counts."""
+    raw = event.message
+    headers = raw.headers.items() if isinstance(raw.headers, dict) else raw.headers or ()
+    return Message(
+        raw.topic,
+        raw.partition,
+        raw.offset,
+        raw.key,
+        raw.value,
+        {name: value or b"" for name, value in headers},
+        int((raw.timestamp or 0) * 1000),
+    )
+
+
+def ack(ticket: Ticket[EventT[Any]]) -> None:
+    ticket.value.ack()
+
+
+class Publishes:
+    """The Faust app and its one agent."""
+
+    def __init__(
+        self, settings: Kafka, lane: Lane[EventT[Any]], batch: int, datadir: Path, *, lose_nothing: bool
+    ) -> None:
+        """
+        Args:
+            batch: items of one batch; Faust buffers twice as many.
+            lose_nothing: an offset that the broker no longer has is an error; only for a group that has committed.
+        """
+        servers = ";".join(f"kafka://{server}" for server in settings.bootstrap_servers.split(","))
+        self._lane = lane
+        self._stopping = False
+        self.app = faust.App(
+            GROUP,
+            broker=servers,
+            broker_credentials=credentials(settings),
+            broker_session_timeout=settings.session_timeout_seconds,
+            broker_heartbeat_interval=settings.heartbeat_seconds,
+            broker_request_timeout=max(40.0, settings.session_timeout_seconds + 1),
+            # A worker that waits for S3 for hours still owns its partitions; hanging is for the watchdog to judge.
+            broker_max_poll_interval=_DAY,
+            broker_max_poll_records=2 * batch,
+            broker_commit_interval=0.5,
+            broker_commit_livelock_soft_timeout=_DAY,
+            stream_buffer_maxsize=2 * batch,
+            stream_processing_timeout=_DAY,
+            stream_wait_empty=False,
+            stream_recovery_delay=0.0,
+            consumer_auto_offset_reset="none" if lose_nothing else "earliest",
+            topic_allow_declare=False,
+            topic_disable_leader=True,
+            web_enabled=False,
+            store="memory://",
+            datadir=str(datadir),
+            producer_linger_ms=20,
+        )
+        self.app.transport = _Transport(self.app.conf.broker_consumer, self.app)
+        topic = self.app.topic(ItemPublish.topic, key_serializer="raw", value_serializer="raw")
+        self.app.agent(topic, name="covers")(self._agent)
+        self.app.on_partitions_revoked.connect(self._revoked, weak=False)
+
+    async def _agent(self, stream: StreamT[Any]) -> None:
+        stream.enable_acks = False
+        async for event in stream.events():
+            if self._stopping:
+                return
+            await self._lane.take(message_of(event), event)
+
+    async def _revoked(self, _: Any, revoked: set[TP], **__: Any) -> None:
+        self._lane.drop((tp.topic, tp.partition) for tp in revoked)
+
+    async def start(self) -> None:
+        await self.app.start()
+
+    def stop_taking(self) -> None:
+        self._stopping = True
+
+    async def stop(self) -> None:
+        """Commit what is acked and leave the group."""
+        await self.app.stop()
+
+    @property
+    def crashed(self) -> BaseException | None:
+        if not self.app.crashed:
+            return None
+        return self.app.crash_reason or RuntimeError("Faust crashed")

@@ -1,0 +1,472 @@
+"""How one event ends: read, decide, draw, store, commit, say so. Knows nothing of how messages arrive or are acked.
+
+The order is objects ▸ manifest ▸ Feast ▸ `cover-ready`; whoever called `handle` acks after it has returned. A crash
+anywhere in between is healed by handling the same message again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakValueDictionary
+
+from PIL import Image
+
+from workers.covers import metrics
+from workers.covers.inflight import DRAW_ALONE, GIVE_UP, InFlight
+from workers.covers.loading import Loaded, rendition, sampler_record
+from workers.covers.patience import Patience
+from workers.covers.plan import (
+    Draw,
+    Item,
+    Keep,
+    PlannedCover,
+    Retire,
+    Vector,
+    Wait,
+    choose,
+    decide,
+    feast_row,
+    may_write,
+    plan_covers,
+    plan_reference,
+    published,
+    ready_event,
+    refreshed,
+    segments_to_draw,
+    stale,
+    vectors_from,
+)
+from workers.covers.references import Fetcher, Reference, decode
+from workers.covers.studio import Job, Judged, Stale, Studio
+from workers.events import BadEvent, ItemPublish, ItemRefresh, Outcome, Source
+from workers.exceptions import Conflict, Fault, StorageFault
+from workers.features import Features
+from workers.health import Health
+from workers.messaging import Message, Producer
+from workers.records import (
+    Manifest,
+    ManifestCover,
+    Rendition,
+    Sidecar,
+    cover_key,
+    manifest_key,
+    seed_of,
+    sha256,
+    sidecar_key,
+)
+from workers.releases import Releases
+from workers.settings import Settings
+from workers.storage import ObjectStore
+
+log = logging.getLogger(__name__)
+
+VECTORS_SECONDS = 2.0
+"""How long the segments' vectors are kept: all items of a busy moment share one call to Feast."""
+
+TRACE = ("traceparent", "tracestate")
+
+
+class _OlderRelease(Exception):
+    def __init__(self, wanted: int) -> None:
+        self.wanted = wanted
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Everything outside of this process."""
+
+    store: ObjectStore
+    features: Features
+    producer: Producer
+    releases: Releases
+    fetcher: Fetcher
+
+
+class Worker:
+    """Handles events, many at a time, those of one item one after the other. Lives on one event loop."""
+
+    def __init__(
+        self, settings: Settings, ports: Ports, studio: Studio, inflight: InFlight, patience: Patience, health: Health
+    ) -> None:
+        self._settings = settings
+        self._ports = ports
+        self._studio = studio
+        self._inflight = inflight
+        self._patience = patience
+        self._health = health
+        self._sampler = sampler_record(settings.covers)
+        self._rendition: Rendition = rendition(settings.covers)
+        self._items: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._loading: dict[tuple[str, int], asyncio.Lock] = {}
+        self._reading = asyncio.Lock()
+        self._vectors: tuple[Loaded | None, float, dict[str, dict[str, Any]]] = (None, 0.0, {})
+        self._rows: list[tuple[dict[str, Any], asyncio.Future[None]]] = []
+        self._rows_there = asyncio.Event()
+        self.drawn = 0
+        """Events whose covers are drawn and which only have to be stored and announced."""
+
+    async def handle(self, message: Message, kind: type[ItemPublish] | type[ItemRefresh]) -> Outcome:
+        """Bring the event to its one outcome. Returns when everything about it is delivered and it may be acked."""
+        begun = time.monotonic()
+        try:
+            outcome = await self._outcome(message, kind)
+        except BadEvent as error:
+            await self._refuse(message, str(error))
+            outcome = Outcome.DEAD_LETTERED
+        self._inflight.end((message.topic, message.partition), message.offset)
+        metrics.OUTCOMES.labels(outcome=outcome.value).inc()
+        metrics.STAGES.labels("event").observe(time.monotonic() - begun)
+        self._health.progress()
+        return outcome
+
+    async def _outcome(self, message: Message, kind: type[ItemPublish] | type[ItemRefresh]) -> Outcome:
+        event = kind.decode(message.value)
+        deaths = await self._deaths(message)
+        if deaths >= GIVE_UP:
+            raise BadEvent(f"drawing it has ended the worker {deaths} times")
+        lock = self._items.setdefault(event.item_id, asyncio.Lock())
+        if lock.locked() and kind is ItemPublish:
+            # The item may be busy with a refresh that waits behind all publishes.
+            self._studio.batcher.promote(lambda job: job.item_id == event.item_id)
+        memory = _Memory()
+        attempt = 0
+        while True:
+            try:
+                async with lock:
+                    outcome, manifest = await self._settle(event, message, deaths >= DRAW_ALONE, memory)
+                    try:
+                        await self._announce(event.item_id, outcome, manifest, message)
+                    finally:
+                        self.drawn -= memory.counted
+                        memory.counted = 0
+                return outcome
+            except (Conflict, Stale):
+                continue
+            except _OlderRelease as older:
+                await self._reach(event, older.wanted)
+            except (BadEvent, asyncio.CancelledError):
+                raise
+            except Exception as error:
+                # Not foreseen, so ours: to lose the event or to ack it would be worse than to be seen trying.
+                attempt += 1
+                log.exception("handling %s failed", message.source())
+                await self._patience.pause("worker", "handle an event", attempt, error)
+            finally:
+                self.drawn -= memory.counted
+                memory.counted = 0
+
+    async def _deaths(self, message: Message) -> int:
+        partition = (message.topic, message.partition)
+        async with self._loading.setdefault(partition, asyncio.Lock()):
+            if not self._inflight.known(partition):
+                await self._patience("s3", "read what was in flight", self._inflight.load, partition)
+        return self._inflight.deaths(partition, message.offset)
+
+    async def _reach(self, event: ItemPublish | ItemRefresh, wanted: int) -> None:
+        """Wait for a release; one that does not exist is the event's mistake."""
+        if isinstance(event, ItemRefresh) and event.release == wanted:
+            truth = await self._patience("s3", "read the release", self._ports.releases.current)
+            newest = truth.number if truth else 0
+            if wanted > newest:
+                raise BadEvent(f"it wants release {wanted}, the newest is {newest}")
+        log.info("%s waits for release %d", event.item_id, wanted)
+        await self._studio.current(least=wanted)
+
+    async def _settle(
+        self, event: ItemPublish | ItemRefresh, message: Message, alone: bool, memory: _Memory
+    ) -> tuple[Outcome, Manifest | None]:
+        """Read, decide, and write the manifest if there is something to write."""
+        loaded = await self._studio.current()
+        key = manifest_key(event.item_id)
+        stored = await self._patience("s3", "read the manifest", self._ports.store.get, key)
+        before = Manifest.decode(stored.data) if stored else None
+        source = message.source()
+        match decide(event, source, before, loaded.number):
+            case Keep(outcome):
+                return outcome, before
+            case Wait(release):
+                raise _OlderRelease(release)
+            case Retire(tombstone):
+                manifest = tombstone
+            case Draw(item, segments):
+                refreshing = before if isinstance(event, ItemRefresh) else None
+                drawn = await self._covers(item, segments, refreshing, loaded, message, alone, memory)
+                if drawn is None:
+                    return Outcome.UNCHANGED, before
+                reference_sha256, covers = drawn
+                if refreshing is not None:
+                    merged = refreshed(refreshing, source, loaded.number, covers)
+                    if merged is None:
+                        return Outcome.UNCHANGED, before
+                    manifest = merged
+                else:
+                    manifest = published(item, source, before, loaded.number, reference_sha256, covers)
+        if not may_write(before, manifest):
+            raise AssertionError(f"the manifest of {event.item_id} would go back")
+        begun = time.monotonic()
+        etag = stored.etag if stored else None
+        await self._patience("s3", "write the manifest", self._ports.store.put_if, key, manifest.encode(), etag)
+        metrics.STAGES.labels("commit").observe(time.monotonic() - begun)
+        return manifest.outcome, manifest
+
+    async def _covers(
+        self,
+        item: Item,
+        asked: Sequence[str] | None,
+        refreshing: Manifest | None,
+        loaded: Loaded,
+        message: Message,
+        alone: bool,
+        memory: _Memory,
+    ) -> tuple[str | None, dict[str, dict[str, ManifestCover]]] | None:
+        """The item's covers, stored; None if a refresh finds all of them there already.
+
+        Raises:
+            BadEvent, Stale.
+        """
+        segments = segments_to_draw(asked, loaded.segments)
+        vectors = await self._segment_vectors(loaded, segments)
+        release, sampler, size = loaded.release, self._sampler, self._rendition
+        if refreshing is not None:
+            there = plan_covers(item, refreshing.reference_sha256, vectors, release, sampler, size)
+            if not stale(there, refreshing, size.rendition_id):
+                return None
+        reference = await self._reference(item, refreshing, memory)
+        reference_sha256 = reference.sha256 if reference else None
+        planned = plan_covers(item, reference_sha256, vectors, release, sampler, size)
+        planned = stale(planned, refreshing, size.rendition_id)
+        wanted = {cover.cover_id: cover for cover in planned.values()}
+        passed = await self._existing(item, wanted)
+        missing = [cover for cover_id, cover in wanted.items() if cover_id not in passed]
+        if missing:
+            job = Job(
+                item_id=item.item_id,
+                partition=(message.topic, message.partition),
+                offset=message.offset,
+                title=item.title,
+                reference=reference.data if reference else None,
+                covers=missing,
+                seed=seed_of(item.item_id, item.item_version),
+                loaded=loaded,
+                future=asyncio.get_running_loop().create_future(),
+                rank=0 if message.topic == ItemPublish.topic else 1,
+            )
+            judged = await self._studio.draw(job, alone=alone)
+            memory.counted += 1
+            self.drawn += 1
+            passed |= await self._store_all(item, missing, judged, loaded, message.source())
+        neutral = planned.get("neutral")
+        fallback = None
+        if neutral is not None and neutral.cover_id not in passed:
+            metrics.REFERENCE_FALLBACKS.inc()
+            log.warning("%s: the neutral cover is under the gate", item.item_id)
+            if reference is not None:
+                fallback = await self._platform_picture(item, reference, loaded, message.source())
+        return reference_sha256, choose(planned, passed, fallback, refreshing, size.rendition_id)
+
+    async def _segment_vectors(self, loaded: Loaded, segments: Sequence[str]) -> Mapping[str, Vector | None]:
+        """Vectors from Feast, all of the release in one call, kept for a moment."""
+        async with self._reading:
+            owner, until, rows = self._vectors
+            if owner is not loaded or time.monotonic() > until:
+                entities = [{"segment_id": segment} for segment in loaded.segments]
+                read = self._ports.features.read
+                found = await self._patience("feast", "read vectors", read, "cover_generation", entities)
+                rows = dict(zip(loaded.segments, found, strict=True))
+                self._vectors = (loaded, time.monotonic() + VECTORS_SECONDS, rows)
+        vectors = vectors_from(segments, rows, loaded.space, loaded.generator.dimension)
+        for problem in vectors.problems.values():
+            metrics.VECTOR_PROBLEMS.labels(problem=problem).inc()
+        if vectors.problems:
+            log.warning("drawn neutral for want of a vector: %s", dict(vectors.problems))
+        return vectors.by_segment
+
+    async def _reference(self, item: Item, refreshing: Manifest | None, memory: _Memory) -> Reference | None:
+        """The item's own picture, fetched once however often the event is decided again."""
+        if item.reference_image is None:
+            return None
+        if memory.reference is None:
+            begun = time.monotonic()
+            memory.reference = await self._patience(
+                "s3", "fetch a reference image", self._ports.fetcher.fetch, item.reference_image
+            )
+            metrics.STAGES.labels("reference").observe(time.monotonic() - begun)
+        if refreshing is not None and memory.reference.sha256 != refreshing.reference_sha256:
+            raise BadEvent("reference image: it has changed since the item was published; publish a greater version")
+        return memory.reference
+
+    async def _existing(self, item: Item, wanted: Mapping[str, PlannedCover]) -> dict[str, ManifestCover]:
+        """Covers that are in the store with their sidecars: what a crash left, or what another event drew."""
+
+        def look() -> dict[str, ManifestCover]:
+            keys = set(self._ports.store.list(f"covers/{item.item_id}/"))
+            found: dict[str, ManifestCover] = {}
+            for cover_id in wanted:
+                beside = sidecar_key(item.item_id, cover_id)
+                if beside in keys and cover_key(item.item_id, cover_id) in keys:
+                    stored = self._ports.store.get(beside)
+                    if stored is not None:
+                        found[cover_id] = _entry(Sidecar.decode(stored.data))
+            return found
+
+        found = await self._patience("s3", "look for covers", look)
+        metrics.REUSED.inc(len(found))
+        return found
+
+    async def _store_all(
+        self, item: Item, covers: Sequence[PlannedCover], judged: Mapping[str, Judged], loaded: Loaded, source: Source
+    ) -> dict[str, ManifestCover]:
+        """Encode and upload what passed the gate, in threads, while the next batch is drawn."""
+        begun = time.monotonic()
+        good = [cover for cover in covers if judged[cover.cover_id].passed]
+        for cover in covers:
+            if not judged[cover.cover_id].passed:
+                metrics.GATE_REFUSALS.labels(kind="neutral" if cover.vector is None else "segment").inc()
+        stored = await asyncio.gather(
+            *(
+                self._patience("s3", "store a cover", self._store, item, cover, judged[cover.cover_id], loaded, source)
+                for cover in good
+            )
+        )
+        metrics.STAGES.labels("store").observe(time.monotonic() - begun)
+        return {cover.cover_id: entry for cover, entry in zip(good, stored, strict=True)}
+
+    def _store(self, item: Item, cover: PlannedCover, judged: Judged, loaded: Loaded, source: Source) -> ManifestCover:
+        """Cover, then sidecar. What is there already stays, and is what the manifest will name."""
+        store = self._ports.store
+        data = encode(judged.image, cover.inputs.rendition)
+        key = cover_key(item.item_id, cover.cover_id)
+        if not store.put_new(key, data, "image/webp"):
+            there = store.get(key)
+            if there is None:
+                raise StorageFault(f"{key} is there and is not")
+            data = there.data
+        sidecar = Sidecar(
+            cover_id=cover.cover_id,
+            item_id=item.item_id,
+            item_version=item.item_version,
+            segment_id=cover.segment_id,
+            sha256=sha256(data),
+            bytes=len(data),
+            inputs=cover.inputs,
+            rewards={name: round(value, 6) for name, value in judged.rewards.items()},
+            embedding=judged.embedding,
+            space=loaded.release.parts["space"],
+            release=loaded.number,
+            source=source,
+        )
+        beside = sidecar_key(item.item_id, cover.cover_id)
+        if not store.put_new(beside, sidecar.encode(), "application/json"):
+            stored = store.get(beside)
+            if stored is None:
+                raise StorageFault(f"{beside} is there and is not")
+            sidecar = Sidecar.decode(stored.data)
+        return _entry(sidecar)
+
+    async def _platform_picture(
+        self, item: Item, reference: Reference, loaded: Loaded, source: Source
+    ) -> ManifestCover:
+        """The reference image as a cover in our size and format. The gate does not judge what is not ours."""
+        cover = plan_reference(item, reference.sha256, loaded.release, self._sampler, self._rendition)
+        found = await self._existing(item, {cover.cover_id: cover})
+        if found:
+            return found[cover.cover_id]
+        picture = await asyncio.to_thread(_filling, decode(reference.data), self._rendition)
+        [judged] = await self._studio.judge([picture], [item.title])
+        return await self._patience("s3", "store a cover", self._store, item, cover, judged, loaded, source)
+
+    async def _announce(self, item_id: str, outcome: Outcome, manifest: Manifest | None, message: Message) -> None:
+        """Feast, then `cover-ready`, from the manifest alone."""
+        begun = time.monotonic()
+        if manifest is not None and outcome in {Outcome.DRAWN, Outcome.RETRACTED}:
+            await self._push(feast_row(manifest, self._rendition.rendition_id))
+        event = ready_event(item_id, manifest, message.source(), outcome, self._ports.store.address)
+        trace = {name: message.headers[name].decode("latin-1") for name in TRACE if name in message.headers}
+        await self._deliver(lambda: self._ports.producer.send_event(event, event.event_id(), trace))
+        metrics.STAGES.labels("announce").observe(time.monotonic() - begun)
+
+    async def _push(self, row: dict[str, Any]) -> None:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._rows.append((row, done))
+        self._rows_there.set()
+        await done
+
+    async def push_rows(self) -> None:
+        """Write rows to Feast, all that have gathered in one call; until cancelled."""
+        while True:
+            await self._rows_there.wait()
+            self._rows_there.clear()
+            taken, self._rows = self._rows, []
+            rows = [row for row, _ in taken]
+            await self._patience("feast", "write item_covers", self._ports.features.push, "item_covers", rows)
+            for _, done in taken:
+                if not done.done():
+                    done.set_result(None)
+
+    async def _refuse(self, message: Message, reason: str) -> None:
+        log.warning("dead letter from %s[%d]@%d: %s", message.topic, message.partition, message.offset, reason)
+        before = message.headers.get("dlq_attempt", b"")  # there if it was a dead letter already and sent again
+        attempt = int(before) + 1 if before.isdigit() and len(before) < 6 else 1
+        await self._deliver(lambda: self._ports.producer.dead_letter(message, reason, attempt))
+        metrics.DEAD_LETTERS.inc()
+
+    async def _deliver(self, send: Callable[[], Future[tuple[int, int]]]) -> None:
+        """Produce, and wait for the broker to have it. librdkafka tries without limit; we only say that we wait."""
+        attempt = 0
+        while True:
+            try:
+                sent = await self._patience("kafka", "produce", send)
+                delivery = asyncio.wrap_future(sent)
+                while not (await asyncio.wait({delivery}, timeout=5))[0]:
+                    self._health.set("kafka", False, "the broker does not take what we produce")
+                    self._health.progress()
+                delivery.result()
+                self._health.set("kafka", True)
+                return
+            except Fault as fault:
+                attempt += 1
+                await self._patience.pause("kafka", "produce", attempt, fault)
+
+
+class _Memory:
+    """What an event remembers while it is decided again."""
+
+    def __init__(self) -> None:
+        self.reference: Reference | None = None
+        self.counted = 0
+
+
+def encode(image: Image.Image, size: Rendition) -> bytes:
+    """WebP bytes; the same for the same pixels."""
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=size.quality, lossless=size.quality == 100, method=4)
+    return buffer.getvalue()
+
+
+def _filling(image: Image.Image, size: Rendition) -> Image.Image:
+    """Scaled and cut around the middle to the rendition's size."""
+    scale = max(size.width / image.width, size.height / image.height)
+    scaled = image.resize(
+        (max(size.width, round(image.width * scale)), max(size.height, round(image.height * scale))),
+        Image.Resampling.LANCZOS,
+    )
+    left, top = (scaled.width - size.width) // 2, (scaled.height - size.height) // 2
+    return scaled.crop((left, top, left + size.width, top + size.height))
+
+
+def _entry(sidecar: Sidecar) -> ManifestCover:
+    size = sidecar.inputs.rendition
+    return ManifestCover(
+        cover_id=sidecar.cover_id,
+        sha256=sidecar.sha256,
+        width=size.width,
+        height=size.height,
+        rewards=sidecar.rewards,
+    )
