@@ -97,14 +97,15 @@ def logistic(features: Floats, offset: Floats, precision: float, steps: int = 50
         gradient = precision * u - features.T @ (1 - p)
         hessian = precision * np.eye(len(u)) + (features.T * (p * (1 - p))) @ features
         move = np.linalg.solve(hessian, gradient)
-        # Far from the optimum Newton may overshoot; the problem is convex, so halving finds a decrease.
+        # Far from the optimum Newton may overshoot; the problem is convex, so halving finds a decrease. Close to it
+        # rounding may let the loss stand still.
         for _ in range(30):
             nearer = _loss(features, offset, precision, u - move)
-            if nearer <= loss:
+            if nearer <= loss + 1e-9 * abs(loss):
                 break
             move = move / 2
         u = u - move
-        if np.abs(move).max() < 1e-8:
+        if np.abs(move).max() < 1e-7:
             break
         loss = nearer
     return np.asarray(u)
