@@ -22,8 +22,8 @@ if [ -n "$backend" ]; then
     lock="$venv/requirements.$backend.lock"
     "$python" infra/without_torch.py requirements.lock >"$lock"
     "${install[@]}" --torch-backend "$backend" "$(grep -om1 '^torch==[0-9.]*' requirements.lock)"
-    "${install[@]}" --no-deps --require-hashes -r "$lock"
+    "${install[@]}" --compile-bytecode --no-deps --require-hashes -r "$lock"
 else
-    "${install[@]}" --require-hashes -r "$lock"
+    "${install[@]}" --compile-bytecode --require-hashes -r "$lock"
 fi
 "${install[@]}" --no-deps --no-build-isolation --editable .
