@@ -1,0 +1,232 @@
+"""The audit tables in S3: each message once, whatever is repeated; compaction; nobody's id in any file."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import io
+import json
+from datetime import UTC, datetime, timedelta
+
+import pyarrow.parquet as pq
+import pytest
+
+from workers.audit.delta import AuditTable, open_table
+from workers.audit.layouts import LAYOUTS
+from workers.audit.sink import Sink
+from workers.events import BehaviorKind, Event, ItemPublish, UserBehavior, headers_for
+from workers.exceptions import StorageFault
+from workers.messaging import Message
+from workers.settings import S3, Audit, Settings
+from workers.storage import ObjectStore
+
+NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
+
+
+def message(event: Event, partition: int, offset: int, time: datetime = NOON) -> Message:
+    key = event.key()
+    stamp = int(time.timestamp() * 1000)
+    return Message(
+        event.topic,
+        partition,
+        offset,
+        key.encode() if key else None,
+        event.encode(),
+        headers_for(event, f"{event.topic}-{partition}-{offset}", "/test"),
+        stamp,
+    )
+
+
+def publishes(partition: int, first: int, count: int, **where: datetime) -> list[Message]:
+    return [
+        message(ItemPublish(item_id=f"i{n}", item_version=1, title=f"Title {n}"), partition, n, **where)
+        for n in range(first, first + count)
+    ]
+
+
+def sink(s3: S3, **audit: int) -> Sink:
+    return Sink(Settings(s3=s3, audit=Audit(**audit)))  # type: ignore[arg-type]
+
+
+def offsets(s3: S3, topic: str = "item-publish") -> list[tuple[int, int]]:
+    table = open_table(s3, topic)
+    assert table is not None
+    rows = table.to_pyarrow_table(columns=["kafka_partition", "kafka_offset"]).to_pylist()
+    return sorted((row["kafka_partition"], row["kafka_offset"]) for row in rows)
+
+
+def test_what_is_repeated_is_appended_once(s3: S3, store: ObjectStore) -> None:
+    first = sink(s3)
+    first.take(publishes(0, 0, 10) + publishes(1, 100, 5))
+    assert first.flush() == {"item-publish": 15}
+    assert first.take_offsets() == {("item-publish", 0): 10, ("item-publish", 1): 105}
+
+    # A worker that was killed before it committed to Kafka: the next one reads all of it again, and more.
+    second = sink(s3)
+    second.take(publishes(0, 0, 14) + publishes(1, 100, 5))
+    assert second.flush() == {"item-publish": 4}
+    assert offsets(s3) == [(0, n) for n in range(14)] + [(1, n) for n in range(100, 105)]
+
+
+def test_two_workers_that_both_think_they_own_a_partition(s3: S3, store: ObjectStore) -> None:
+    one, two = sink(s3), sink(s3)
+    one.take(publishes(0, 0, 5))
+    one.flush()
+    two.take(publishes(0, 0, 5))
+    two.flush()  # has opened the table now, at the same version as `one`
+    table = AuditTable(LAYOUTS[0], s3)
+    stale = [("item-publish", row) for each in publishes(0, 5, 5) for row in LAYOUTS[0].rows(each, two._people)]
+    assert table.append(stale[:1]) == 1
+    # `one` commits behind the back of `table`, between its look at the offsets and its own commit.
+    one.take(publishes(0, 6, 4))
+    behind = table._fresh
+
+    def late() -> object:
+        fresh = behind()
+        one.flush()
+        return fresh
+
+    table._fresh = late  # type: ignore[method-assign,assignment]
+    with pytest.raises(StorageFault, match="oncurrent"):
+        table.append(stale)
+    del table._fresh  # type: ignore[method-assign]
+    assert table.append(stale) == 0
+    assert offsets(s3) == [(0, n) for n in range(10)]
+
+
+def test_a_bad_message_is_a_row_and_stops_nothing(s3: S3, store: ObjectStore) -> None:
+    good = publishes(0, 0, 3)
+    secret = b'{"title": "no id", "note": "s3cr3t"}'
+    bad = Message("item-publish", 0, 3, b"k", secret, {}, good[0].timestamp_ms)
+    huge = json.dumps({"item_id": "i", "segments": ["s"], "release": 2**80, "time": NOON.isoformat()}).encode()
+    refresh = Message("item-refresh", 0, 0, b"i", huge, {}, good[0].timestamp_ms)
+    for _ in range(2):  # the second time is a replay
+        audit = sink(s3)
+        audit.take([*good, bad, refresh, *publishes(0, 4, 2)])
+        audit.flush()
+    assert offsets(s3) == [(0, n) for n in (0, 1, 2, 4, 5)]
+    table = open_table(s3, "unreadable")
+    assert table is not None
+    rows = sorted(table.to_pyarrow_table().to_pylist(), key=lambda row: row["topic"])
+    assert [(row["topic"], row["kafka_offset"], row["bytes"]) for row in rows] == [
+        ("item-publish", 3, len(secret)),
+        ("item-refresh", 0, len(huge)),
+    ]
+    assert "item_id" in rows[0]["reason"]
+    assert "column" in rows[1]["reason"]
+
+
+def test_a_partition_that_is_lost_is_forgotten(s3: S3, store: ObjectStore) -> None:
+    audit = sink(s3)
+    audit.take(publishes(0, 0, 3) + publishes(1, 0, 2))
+    audit.drop({("item-publish", 0)})
+    assert audit.flush() == {"item-publish": 2}
+    assert audit.take_offsets() == {("item-publish", 1): 2}
+    audit.take(publishes(2, 0, 1))
+    audit.drop({("item-publish", 2)})
+    assert (audit.messages, audit.age) == (0, 0.0)
+
+
+def test_compaction_keeps_every_row_and_a_days_files_few(s3: S3, store: ObjectStore) -> None:
+    audit = sink(s3, compact_files=4)
+    for n in range(7):
+        audit.take(publishes(0, 10 * n, 10))
+        if n == 0:
+            audit.take(publishes(1, 0, 1, time=NOON - timedelta(days=1)))
+        audit.flush()
+    done = audit.compact(["item-publish"])
+    assert done == {"item-publish": [NOON.date()]}
+    table = open_table(s3, "item-publish")
+    assert table is not None
+    assert sorted(uri.split("/")[-2] for uri in table.file_uris()) == ["day=2026-11-20", "day=2026-11-21"]
+    assert offsets(s3) == [(0, n) for n in range(70)] + [(1, 0)]
+    # A replay is still seen after it, and a reader who opened the table before still finds its files for an hour.
+    audit.take(publishes(0, 0, 70))
+    assert audit.flush() == {"item-publish": 0}
+    assert sum(1 for key in store.list("audit/item-publish/day=2026-11-21/")) == 8
+
+
+def test_a_table_gains_the_columns_of_a_newer_version(s3: S3, store: ObjectStore) -> None:
+    layout = LAYOUTS[0]
+    older = type(layout)(layout.topic, layout.columns[:-1], layout.searched, layout.rows)
+    people = Sink(Settings(s3=s3))._people
+    rows = [("item-publish", row) for each in publishes(0, 0, 2) for row in layout.rows(each, people)]
+    AuditTable(older, s3).append([(topic, {k: v for k, v in row.items() if k != "language"}) for topic, row in rows])
+    new = [("item-publish", row) for each in publishes(0, 2, 1) for row in layout.rows(each, people)]
+    assert AuditTable(layout, s3).append(new) == 1
+    table = open_table(s3, "item-publish")
+    assert table is not None
+    assert "language" in {field.name for field in table.schema().fields}
+    assert len(offsets(s3)) == 3
+
+
+def test_no_file_of_the_audit_names_a_user(s3: S3, store: ObjectStore) -> None:
+    users = [f"reader-{hashlib.sha256(str(n).encode()).hexdigest()[:10]}" for n in range(40)]
+    audit = sink(s3, compact_files=2)
+    offset = 0
+    for _ in range(4):
+        for user in users:
+            event = UserBehavior(
+                event_id=f"{user}.{offset}",
+                user_id=user,
+                item_id="i1",
+                kind=BehaviorKind.IMPRESSION,
+                impression_id=f"{user}.{offset}",
+                page_id=base64.urlsafe_b64encode(user.encode()).decode().rstrip("="),
+                decision="a." + base64.urlsafe_b64encode(f'{{"u":"{user}"}}'.encode()).decode(),
+            )
+            audit.take([message(event, 0, offset)])
+            bad = Message("user-behavior", 1, offset, user.encode(), f'{{"user_id": "{user}"'.encode(), {}, 0)
+            letter = Message(
+                "dead-letters",
+                0,
+                offset,
+                user.encode(),
+                bad.value,
+                {"dlq_topic": b"user-behavior", "dlq_reason": f"bad: {user}".encode(), "ce_id": f"{user}.9".encode()},
+                0,
+            )
+            audit.take([bad, letter])
+            offset += 1
+        audit.flush()
+    audit.compact(["user-behavior", "dead-letters", "unreadable"])
+
+    spellings = [
+        spelling
+        for user in users
+        for spelling in (user.encode(), user.encode().hex().encode(), base64.b64encode(user.encode())[:-2])
+    ]
+    seen = 0
+    for key in store.list("audit/"):
+        stored = store.get(key)
+        assert stored is not None
+        for data in unpacked(key, stored.data):
+            seen += 1
+            found = [spelling for spelling in spellings if spelling in data]
+            assert not found, f"{key} holds {found[0]!r}"
+    assert seen > 20
+    # The scan itself would find one: the same rows, written with the id, are found by it.
+    control = io.BytesIO()
+    pq.write_table(pq.read_table(io.BytesIO(_one_file(store))).append_column("leak", [[users[0]] * 40]), control)
+    assert any(users[0].encode() in data for data in unpacked("leak.parquet", control.getvalue()))
+
+
+def _one_file(store: ObjectStore) -> bytes:
+    keys = [key for key in store.list("audit/user-behavior/day") if key.endswith(".parquet")]
+    for key in keys:
+        stored = store.get(key)
+        assert stored is not None
+        if pq.read_metadata(io.BytesIO(stored.data)).num_rows == 40:
+            return stored.data
+    raise AssertionError("no file of one flush")
+
+
+def unpacked(key: str, data: bytes) -> list[bytes]:
+    """A file's bytes, and what they say once decompressed."""
+    if key.endswith(".parquet"):
+        table = pq.read_table(io.BytesIO(data))
+        return [data, repr(pq.read_metadata(io.BytesIO(data)).to_dict()).encode(), repr(table.to_pylist()).encode()]
+    if key.endswith(".gz"):
+        return [data, gzip.decompress(data)]
+    return [data]

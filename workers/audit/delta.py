@@ -1,0 +1,185 @@
+"""One Delta Lake table in S3 that takes each Kafka message once.
+
+An append carries, for each partition in it, the last offset as an application transaction. Delta does not refuse a
+repeated transaction by itself, so `append` compares first and drops what is at or below it. The comparison and the
+commit go through the same table object: a commit that came in between (another worker that still thinks it owns the
+partition) fails ours as a concurrent transaction, and the retry sees its offsets.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import date
+
+import pyarrow as pa
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+
+from workers.audit.layouts import Layout, Row
+from workers.exceptions import StorageFault
+from workers.settings import S3
+
+log = logging.getLogger(__name__)
+
+TARGET_BYTES = 64 * 1024 * 1024
+"""Files are compacted up to this size; half of it and more no longer counts as small."""
+
+_CONFIGURATION = {
+    # As-of is asked by columns, so history only has to outlive a reader that is in the middle of a query.
+    "delta.logRetentionDuration": "interval 1 day",
+    "delta.deletedFileRetentionDuration": "interval 1 hour",
+}
+
+
+def storage_options(settings: S3) -> dict[str, str]:
+    """The S3 settings as delta-rs spells them. Its patience is short: `storage.retrying` waits instead."""
+    options = {
+        "AWS_REGION": settings.region,
+        "AWS_VIRTUAL_HOSTED_STYLE_REQUEST": "false" if settings.endpoint else "true",
+        "timeout": "15s",
+        "connect_timeout": "3s",
+        "max_retries": "2",
+        "retry_timeout": "15s",
+    }
+    if settings.endpoint:
+        options["AWS_ENDPOINT_URL"] = settings.endpoint
+        options["AWS_ALLOW_HTTP"] = str(settings.endpoint.startswith("http://")).lower()
+    if settings.access_key and settings.secret_key:
+        options["AWS_ACCESS_KEY_ID"] = settings.access_key.get_secret_value()
+        options["AWS_SECRET_ACCESS_KEY"] = settings.secret_key.get_secret_value()
+    if settings.ca_bundle:
+        options["AWS_CA_BUNDLE"] = str(settings.ca_bundle)
+    return options
+
+
+def table_uri(settings: S3, name: str) -> str:
+    return f"s3://{settings.bucket}/audit/{name}"
+
+
+def open_table(settings: S3, name: str) -> DeltaTable | None:
+    """The table as it is now, None if it is not there yet.
+
+    Raises:
+        StorageFault: S3 does not answer.
+    """
+    with _faults(f"audit/{name}"):
+        try:
+            return DeltaTable(table_uri(settings, name), storage_options=storage_options(settings))
+        except TableNotFoundError:
+            return None
+
+
+def application(topic: str, partition: int) -> str:
+    """The application id under which a partition's offsets are kept in a table."""
+    return f"icg-audit/{topic}/{partition}"
+
+
+class AuditTable:
+    """The table of one layout. For one thread."""
+
+    def __init__(self, layout: Layout, settings: S3) -> None:
+        self.layout = layout
+        self._settings = settings
+        self._table: DeltaTable | None = None
+
+    def append(self, rows: Sequence[tuple[str, Row]]) -> int:
+        """Append the rows that the table does not have yet, in one commit.
+
+        Args:
+            rows: (topic, row), the offsets of a partition in growing order and without a gap that was not in Kafka.
+
+        Returns:
+            How many were new.
+
+        Raises:
+            StorageFault: perhaps appended, perhaps not: call again with the same rows, or more.
+            pyarrow.ArrowException, OverflowError: a value does not fit its column.
+        """
+        data = pa.Table.from_pylist([row for _, row in rows], schema=self.layout.schema)
+        with _faults(f"audit/{self.layout.topic}"):
+            table = self._fresh()
+            last: dict[str, int] = {}
+            for topic, row in rows:
+                app = application(topic, row["kafka_partition"])
+                last[app] = max(last.get(app, -1), row["kafka_offset"])
+            known = {app: self._known(table, app) for app in last}
+            new = [row["kafka_offset"] > known[application(topic, row["kafka_partition"])] for topic, row in rows]
+            if not any(new):
+                return 0
+            data = data.filter(pa.array(new))
+            transactions = [Transaction(app, offset) for app, offset in last.items() if offset > known[app]]
+            write_deltalake(
+                table,
+                data,
+                mode="append",
+                schema_mode="merge",
+                commit_properties=CommitProperties(app_transactions=transactions),
+            )
+            return int(data.num_rows)
+
+    def compact(self, most_files: int) -> list[date]:
+        """Merge the small files of each day that has more of them than `most_files`, then drop what is an hour old.
+
+        Returns:
+            The days that were compacted.
+        """
+        with _faults(f"compact audit/{self.layout.topic}"):
+            table = self._fresh()
+            days = [day for day, files in sorted(_small_files(table).items()) if files > most_files]
+            for day in days:
+                try:
+                    table.optimize.compact([("day", "=", day.isoformat())], target_size=TARGET_BYTES)
+                except CommitFailedError as error:
+                    # Another worker compacted the same day; there is nothing left to do.
+                    log.info("audit/%s day %s was compacted by another worker: %s", self.layout.topic, day, error)
+                    self._table = None
+                    return []
+            if days:
+                # An hour, and never none: a file that another writer is about to commit must not be swept.
+                table.vacuum(retention_hours=1, dry_run=False, enforce_retention_duration=False)
+            return days
+
+    def _fresh(self) -> DeltaTable:
+        if self._table is None:
+            self._table = DeltaTable.create(
+                table_uri(self._settings, self.layout.topic),
+                self.layout.schema,
+                mode="ignore",
+                partition_by=["day"],
+                configuration={**_CONFIGURATION, "delta.dataSkippingStatsColumns": ",".join(self.layout.indexed)},
+                storage_options=storage_options(self._settings),
+            )
+        else:
+            # Also the cheapest way to find S3 gone: a write that fails half way panics noisily inside delta-rs.
+            self._table.update_incremental()
+        return self._table
+
+    @staticmethod
+    def _known(table: DeltaTable, app: str) -> int:
+        version = table.transaction_version(app)
+        return -1 if version is None else int(version)
+
+
+def _small_files(table: DeltaTable) -> Counter[date]:
+    actions = pa.table(table.get_add_actions(flatten=True)).select(["partition.day", "size_bytes"]).to_pylist()
+    return Counter(
+        day if isinstance(day := each["partition.day"], date) else date.fromisoformat(day)
+        for each in actions
+        if each["size_bytes"] < TARGET_BYTES / 2
+    )
+
+
+@contextmanager
+def _faults(what: str) -> Iterator[None]:
+    """What delta-rs and its object store raise when S3 fails, or a commit lost a race: a retry cures both."""
+    try:
+        yield
+    except (DeltaError, OSError) as error:
+        raise StorageFault(f"{what}: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

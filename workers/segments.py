@@ -1,0 +1,186 @@
+"""`icg segments`: groups of users with one vector each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from workers.exceptions import UserError
+
+if TYPE_CHECKING:
+    from workers.embeddings import Users
+    from workers.features import Features
+    from workers.records import Release, SegmentSet
+    from workers.releases import Releases
+    from workers.settings import Settings
+
+app = typer.Typer()
+
+BATCH = 5_000
+FILE = "segments.json"
+
+
+@app.callback()
+def _group() -> None:
+    """Groups of users with one vector each."""
+
+
+@app.command("build")
+def build_command(
+    groups: Annotated[int, typer.Option(min=1, max=1000, help="How many groups to look for.")] = 8,
+    k_min: Annotated[int, typer.Option(min=1, help="Groups with fewer users merge into the nearest.")] = 20,
+    seed: Annotated[int, typer.Option(help="The same users and seed give the same groups.")] = 0,
+    release: Annotated[
+        bool, typer.Option("--release/--propose", help="Put it into a release, or only store it for later.")
+    ] = True,
+) -> None:
+    """Group the imported users by what they like, and release the groups as segments."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from workers.settings import settings
+
+    built = build_set(settings(), groups=groups, k_min=k_min, seed=seed, release=release)
+    table = Table("segment", "users", "parent", "is")
+    for segment in built.segments.segments:
+        news = "kept" if segment.segment_id in built.kept else "new"
+        table.add_row(segment.segment_id, str(segment.users), segment.parent or "", news)
+    Console().print(table)
+    said = f"release {built.release.number}" if built.release else "proposed"
+    typer.echo(
+        f"{said}: {len(built.segments.segments)} segments of {built.users} users, revision {built.revision[:12]}"
+    )
+
+
+class Built:
+    """What `build_set` made.
+
+    Attributes:
+        kept: ids that the set before had too.
+        release: None where the set was only proposed.
+    """
+
+    def __init__(
+        self, segments: SegmentSet, revision: str, kept: set[str], users: int, release: Release | None
+    ) -> None:
+        self.segments = segments
+        self.revision = revision
+        self.kept = kept
+        self.users = users
+        self.release = release
+
+
+def build(config: Settings, *, groups: int = 8, k_min: int = 20, seed: int = 0) -> Release:
+    """Group the imported users and release the groups. Raises as `build_set`."""
+    built = build_set(config, groups=groups, k_min=k_min, seed=seed)
+    assert built.release is not None
+    return built.release
+
+
+def build_set(config: Settings, *, groups: int = 8, k_min: int = 20, seed: int = 0, release: bool = True) -> Built:
+    """Group users by imported embedding plus taste, name the groups, and store or release them as part `segments`.
+
+    The order keeps every reader whole: the part, the profiles of the segments, the release, then the users' moves.
+    A proposed set is stored, with the profiles of its new segments so that their covers can be drawn; the release and
+    the users stay as they are.
+
+    Raises:
+        UserError: no release, no users in its space, or fewer than `k_min` of them.
+    """
+    from workers import clustering, embeddings
+    from workers.features import Features
+    from workers.messaging import Producer
+    from workers.records import SegmentSet
+    from workers.releases import Releases
+    from workers.storage import ObjectStore
+    from workers.users import current
+
+    store = ObjectStore(config.s3)
+    producer = Producer(config.kafka, "segments")
+    features: Features | None = None
+    try:
+        releases = Releases(store, config.cache, producer)
+        base = current(releases)
+        space = base.parts["space"]
+        users = embeddings.load(store, space)
+        if users is None:
+            raise UserError("no users are imported in the released space: `icg users import FILE` first")
+        if len(users.ids) < k_min:
+            raise UserError(f"{len(users.ids)} users are fewer than --k-min {k_min}: one group would name its members")
+        features = Features(config.feast)
+        vectors = users.vectors + _residuals(features, users, space)
+        found = clustering.merge_small(vectors, clustering.kmeans(vectors, groups, seed), k_min)
+
+        before = _before(releases, base, space)
+        made = clustering.named(found, before.segments if before else [], f"{space}\n{base.parts.get('segments', '')}")
+        part = SegmentSet(space=space, segments=made)
+        revision = releases.put_part(
+            "segments",
+            {FILE: part.encode()},
+            space=space,
+            made_by="icg segments build",
+            parents={"segments": base.parts["segments"]} if "segments" in base.parts else {},
+            metrics={"users": float(len(users.ids)), "segments": float(len(made))},
+        )
+        old = {each.segment_id for each in before.segments} if before else set()
+        kept = {each.segment_id for each in made} & old
+        profiles = [
+            {
+                "segment_id": each.segment_id,
+                "vector": each.vector,
+                "parent": each.parent,
+                "space": space,
+                "segments": revision,
+                "users": each.users,
+            }
+            for each in made
+        ]
+        if not release:
+            features.push("segment_profile", [row for row in profiles if row["segment_id"] not in old])
+            return Built(part, revision, kept, len(users.ids), None)
+        features.push("segment_profile", profiles)
+        if base.parts.get("segments") != revision:
+            base = releases.publish(
+                {"segments": revision}, f"{len(made)} segments of {len(users.ids)} users", "segments"
+            )
+        moves = [
+            {
+                "user_id": user,
+                "segment_id": made[label].segment_id,
+                "parent": made[label].parent,
+                "segments": revision,
+            }
+            for user, label in zip(users.ids, found.labels, strict=True)
+        ]
+        for at in range(0, len(moves), BATCH):
+            features.push("user_segment", moves[at : at + BATCH])
+        return Built(part, revision, kept, len(users.ids), base)
+    finally:
+        if features is not None:
+            features.close()
+        producer.close()
+
+
+def _residuals(features: Features, users: Users, space: str) -> Any:
+    """What was learned of each user on top of the embedding, 0 where nothing was or in another space: [n, d]."""
+    import numpy as np
+
+    residuals = np.zeros_like(users.vectors)
+    names = ["user_taste:residual", "user_taste:space"]
+    for at in range(0, len(users.ids), BATCH):
+        answers = features.read(names, [{"user_id": user} for user in users.ids[at : at + BATCH]])
+        for row, answer in enumerate(answers, at):
+            if answer["residual"] is not None and answer["space"] == space:
+                residuals[row] = answer["residual"]
+    return residuals
+
+
+def _before(releases: Releases, release: Release, space: str) -> SegmentSet | None:
+    """The released set that the new one replaces; none where its vectors lie in another space."""
+    from workers.records import SegmentSet
+
+    if "segments" not in release.parts:
+        return None
+    before = SegmentSet.decode((releases.fetch("segments", release.parts["segments"]) / FILE).read_bytes())
+    return before if before.space == space else None
