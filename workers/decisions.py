@@ -18,6 +18,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import cache
 from typing import Any, Literal
 
 import orjson
@@ -78,7 +79,8 @@ class Reader:
 class Choice:
     """What is shown. `cover_id` None: the reference image, if the item has one.
 
-    `propensities` are exact, one a candidate, and sum to 1; `cover_segment` is the segment that the picture was drawn for.
+    `propensities` are exact, one a candidate, and sum to 1; `cover_segment` is the segment that the picture was drawn
+    for.
     """
 
     cover_id: str | None
@@ -113,7 +115,8 @@ def choose(
     candidates = tuple(dict.fromkeys(usable.values()))
     epsilon = exploration if reader.user_id is not None else 0.0
     base = policy_probabilities(policy, candidates, best)
-    propensities = tuple((1 - epsilon) * p + epsilon / len(candidates) for p in base)
+    kept, uniform = 1 - epsilon, epsilon / len(candidates)
+    propensities = tuple([kept * p + uniform for p in base])
 
     key = hashlib.blake2b("\n".join((reader.user_id or "", item_id, policy, day.isoformat())).encode()).digest()
     explores = _unit(key) < epsilon
@@ -210,6 +213,7 @@ class Decision:
     key_id: str
 
 
+@cache
 def key_id(key: bytes) -> str:
     """Names a key without telling it."""
     return hashlib.sha256(b"icg decision key\n" + key).hexdigest()[:8]
@@ -217,10 +221,10 @@ def key_id(key: bytes) -> str:
 
 def short_ids(cover_ids: Sequence[str], shortest: int = SHORTEST_PREFIX) -> list[str]:
     """Prefixes of one length at which the ids are distinct."""
-    length, longest = shortest, max(map(len, cover_ids), default=0)
-    while length < longest and len({cover[:length] for cover in cover_ids}) < len(set(cover_ids)):
-        length += 2
-    return [cover[:length] for cover in cover_ids]
+    short = [cover[:shortest] for cover in cover_ids]
+    if len(set(short)) == len(set(cover_ids)):
+        return short
+    return short_ids(cover_ids, shortest + 2)
 
 
 def sign(
@@ -233,18 +237,20 @@ def sign(
     if choice.cover_id is None:
         return None
     propensity = choice.propensities[choice.candidates.index(choice.cover_id)]
-    listed = list(zip(short_ids(choice.candidates), choice.propensities, strict=True))
-    if len(listed) > MOST_LISTED:
-        listed = sorted(listed, key=lambda entry: -entry[1])[:MOST_LISTED]
+    candidates: Sequence[str] = short_ids(choice.candidates)
+    propensities: Sequence[float] = choice.propensities
+    if len(candidates) > MOST_LISTED:
+        listed = sorted(zip(candidates, propensities, strict=True), key=lambda entry: -entry[1])[:MOST_LISTED]
+        candidates, propensities = zip(*listed, strict=True)
     payload = {
-        "c": [candidate for candidate, _ in listed],
+        "c": candidates,
         "d": day.isoformat(),
         "g": generation,
         "i": item_id,
         "k": key_id(key),
         "n": len(choice.candidates),
         "p": policy,
-        "q": [p for _, p in listed],
+        "q": propensities,
         "s": segment_id,
         "w": propensity,
         "x": choice.cover_id,

@@ -1,0 +1,133 @@
+"""What recommenders ask: one cover, a page of covers, a picture."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import RedirectResponse
+from pydantic import TypeAdapter, ValidationError
+
+from workers.api import metrics, problems
+from workers.api.answers import Answers, with_parent
+from workers.api.documents import ITEM_PROBLEMS, json_answer, refusals
+from workers.api.lookup import ItemRow, Lookup
+from workers.api.models import Answer, BatchAnswer, BatchRequest
+from workers.api.pictures import Pictures
+from workers.api.problems import Problem
+from workers.decisions import Reader
+from workers.events import Id
+
+SHORT = "private, max-age=5"
+"""5 s here and 3 s until the switches are read: what is switched off is gone within 10."""
+
+_ID: TypeAdapter[str] = TypeAdapter(Id)
+
+UserId = Annotated[Id | None, Query(description="Who will see it. Unknown people get the neutral cover.")]
+SegmentId = Annotated[Id | None, Query(description="Instead of the user's own segment, or without a user.")]
+
+
+def router(lookup: Lookup, answers: Answers, pictures: Pictures) -> APIRouter:
+    """The routes under /v1/covers that choose."""
+    routes = APIRouter(tags=["covers"])
+
+    async def reader_of(user_id: str | None, segment_id: str | None) -> Reader:
+        if not answers.personalization:
+            return Reader(user_id)
+        return await lookup.reader(user_id, segment_id)
+
+    async def answer_for(item_id: str, user_id: str | None, segment_id: str | None) -> tuple[ItemRow, dict[str, Any]]:
+        reader, row = await asyncio.gather(reader_of(user_id, segment_id), lookup.item(item_id))
+        choice = answers.choose(row, reader)
+        if segment_id is not None and answers.wants_parent(choice, reader):
+            reader = with_parent(reader, await lookup.parent(segment_id))
+            choice = answers.choose(row, reader)
+        metrics.SERVED.labels(choice.served, choice.fallback or "").inc()
+        return row, answers.answer(row, reader, choice)
+
+    @routes.get(
+        "/v1/covers/{item_id}",
+        summary="The cover of one item for one reader",
+        description="Own segment's cover, else its parent's, else the neutral one, else the platform's reference "
+        "image; `served` and `fallback` say which and why. A small share of readers is shown another segment's cover "
+        "to learn from (`exploration`). The answer for a (user, item) stays the same all day unless covers change.",
+        response_model=Answer,
+        responses=refusals(*ITEM_PROBLEMS),
+    )
+    async def get_cover(item_id: Id, user_id: UserId = None, segment_id: SegmentId = None) -> Response:
+        _, answer = await answer_for(item_id, user_id, segment_id)
+        return json_answer(answer, SHORT)
+
+    @routes.post(
+        "/v1/covers:batchGet",
+        summary="The covers of a page: up to 200 items for one reader",
+        description="One entry an item, in the order asked. An item that is unknown, retracted or has a bad id gets a "
+        "`problem` in its own entry and spoils no other.",
+        response_model=BatchAnswer,
+        responses=refusals(413, 422, 503),
+    )
+    async def batch_get(body: BatchRequest) -> Response:
+        reader, rows = await _page(lookup, reader_of, body)
+        if body.segment_id is not None and any(
+            isinstance(row, ItemRow) and answers.wants_parent(answers.choose(row, reader), reader)
+            for row in rows.values()
+        ):
+            reader = with_parent(reader, await lookup.parent(body.segment_id))
+        entries = [_entry(answers, rows[item_id], reader, item_id) for item_id in body.item_ids]
+        # Counted once a page: a label look-up for each item would cost a tenth of its answer.
+        for (served, fallback), count in Counter(
+            (e["served"], e["fallback"]) for e in entries if "served" in e
+        ).items():
+            metrics.SERVED.labels(served, fallback or "").inc(count)
+        return json_answer({"covers": entries}, "no-store")
+
+    @routes.get(
+        "/v1/covers/{item_id}/image",
+        summary="The picture itself",
+        description="For an `<img>` without any code: chooses as `GET /v1/covers/{item_id}` does, then redirects "
+        "to the picture, or gives its bytes where readers cannot reach the store.",
+        response_class=Response,
+        responses={
+            200: {"description": "The picture.", "content": {"image/webp": {}}},
+            307: {"description": "Where the picture is."},
+            **refusals(*ITEM_PROBLEMS),
+        },
+    )
+    async def get_image(
+        request: Request, item_id: Id, user_id: UserId = None, segment_id: SegmentId = None
+    ) -> Response:
+        row, answer = await answer_for(item_id, user_id, segment_id)
+        if not pictures.proxied:
+            return RedirectResponse(answer["image"], 307, headers={"Cache-Control": SHORT})
+        if answer["cover_id"] is not None:
+            return await pictures.cover(request, item_id, answer["cover_id"], SHORT)
+        return await pictures.reference(row, SHORT)
+
+    return routes
+
+
+async def _page(
+    lookup: Lookup, reader_of: Callable[[str | None, str | None], Awaitable[Reader]], body: BatchRequest
+) -> tuple[Reader, dict[str, ItemRow | Problem]]:
+    """The reader and all rows; bad ids become problems without being looked up."""
+    bad: dict[str, ItemRow | Problem] = {}
+    good: list[str] = []
+    for item_id in dict.fromkeys(body.item_ids):
+        try:
+            good.append(_ID.validate_python(item_id))
+        except ValidationError:
+            bad[item_id] = problems.bad_id("item_id")
+    reader, found = await asyncio.gather(reader_of(body.user_id, body.segment_id), lookup.items(good))
+    return reader, {**found, **bad}
+
+
+def _entry(answers: Answers, row: ItemRow | Problem, reader: Reader, item_id: str) -> dict[str, Any]:
+    if isinstance(row, ItemRow):
+        try:
+            return answers.answer(row, reader)
+        except Problem as problem:
+            row = problem
+    return {"item_id": item_id, "problem": row.document()}

@@ -1,0 +1,59 @@
+"""Around every request: how long it took, how large its body may be, what a browser may do with the answer."""
+
+from __future__ import annotations
+
+import time
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from workers.api import metrics
+from workers.api.problems import Problem
+
+MOST_BODY_BYTES = 256 * 1024
+"""200 item ids of 1000 characters and the rest."""
+
+
+class TooLarge(Exception):
+    """The body went on past the limit."""
+
+
+class Edge:
+    """Plain ASGI: a middleware of Starlette's base class would cost more than the answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, status, left = time.perf_counter(), 500, MOST_BODY_BYTES
+
+        async def limited() -> Message:
+            nonlocal left
+            message = await receive()
+            left -= len(message.get("body", b""))
+            if left < 0:
+                raise TooLarge
+            return message
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-content-type-options", b"nosniff")]
+            await send(message)
+
+        try:
+            declared = dict(scope["headers"]).get(b"content-length", b"0")
+            if declared.isdigit() and int(declared) > MOST_BODY_BYTES:
+                raise TooLarge
+            await self._app(scope, limited, noted)
+        except TooLarge:
+            problem = Problem(
+                413, "too-large", "The body is too large", f"At most {MOST_BODY_BYTES} bytes.", {"Connection": "close"}
+            )
+            await problem.response(scope["path"])(scope, receive, noted)
+        finally:
+            route = getattr(scope.get("route"), "path", "none")
+            metrics.REQUESTS.labels(route, scope["method"], status).observe(time.perf_counter() - began)

@@ -1,0 +1,241 @@
+"""What the api knows of readers and items: Feast first, the manifest in S3 where Feast has no row.
+
+One Feast read for all items of a request (and of all requests that wait with it), one for its user. Nothing is cached
+beyond a moment on the S3 path, which a client that asks for unknown items could otherwise drive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from workers.api import metrics, problems
+from workers.api.batching import Batcher
+from workers.api.problems import Problem
+from workers.decisions import Offer, Reader
+from workers.exceptions import FeatureFault, StorageFault
+from workers.features import Features
+from workers.records import Manifest, manifest_key
+from workers.storage import ObjectStore
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_ITEM = "item_version state generation release reference_image segment_ids cover_ids fallbacks width height"
+ITEM_COLUMNS = [f"item_covers:{column}" for column in _ITEM.split()]
+"""All but the scores, which no choice looks at."""
+SCORE_COLUMNS = ["item_covers:generation", "item_covers:scores"]
+USER_COLUMNS = ["user_segment:segment_id", "user_segment:parent"]
+SEGMENT_COLUMNS = ["segment_profile:parent"]
+
+FEAST_SECONDS = 2.0
+"""A read that takes longer counts as an outage: a ranking page waits no longer for its pictures."""
+MANIFEST_SECONDS = 2.0
+"""For how long what S3 said of an item that Feast does not have is remembered."""
+MOST_REMEMBERED = 10_000
+MOST_READERS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class ItemRow:
+    """One item as the covers service last committed it, default rendition."""
+
+    item_id: str
+    item_version: int
+    state: str
+    generation: int
+    release: int
+    reference_image: str | None
+    offer: Offer
+    width: int
+    height: int
+
+
+def row_from_feast(item_id: str, row: dict[str, Any]) -> ItemRow | None:
+    """None where the item has no row (Feast answers an absent entity with absent features)."""
+    if row["state"] is None or row["generation"] is None:
+        return None
+    segments = row["segment_ids"] or ()
+    return ItemRow(
+        item_id=item_id,
+        item_version=row["item_version"],
+        state=row["state"],
+        generation=row["generation"],
+        release=row["release"],
+        reference_image=row["reference_image"] or None,
+        offer=Offer(segments, row["cover_ids"] or (), row["fallbacks"] or ("",) * len(segments)),
+        width=row["width"] or 0,
+        height=row["height"] or 0,
+    )
+
+
+def row_from_manifest(manifest: Manifest, rendition: str = "default") -> ItemRow:
+    covers = {segment: sizes[rendition] for segment, sizes in manifest.covers.items() if rendition in sizes}
+    first = next(iter(covers.values()), None)
+    return ItemRow(
+        item_id=manifest.item_id,
+        item_version=manifest.item_version,
+        state=manifest.state,
+        generation=manifest.generation,
+        release=manifest.release,
+        reference_image=manifest.reference_image,
+        offer=Offer(
+            list(covers), [cover.cover_id for cover in covers.values()], [c.fallback or "" for c in covers.values()]
+        ),
+        width=first.width if first else 0,
+        height=first.height if first else 0,
+    )
+
+
+class Lookup:
+    """Reads readers and items for the routes; its methods are for one event loop."""
+
+    def __init__(self, features: Features, store: ObjectStore, clock: Callable[[], float] = time.monotonic) -> None:
+        self._features, self._store, self._clock = features, store, clock
+        self._threads = ThreadPoolExecutor(2 * MOST_READERS, thread_name_prefix="api-lookup")
+        self._items: Batcher[ItemRow] = Batcher(self._read_items)
+        self._users: Batcher[Reader] = Batcher(self._read_users)
+        self._remembered: dict[str, tuple[float, ItemRow | None]] = {}
+        self._s3_reads = asyncio.Semaphore(MOST_READERS)
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def reader(self, user_id: str | None, segment_id: str | None) -> Reader:
+        """Who asks: a segment that is given beats the user's own; the user then only decides what is explored."""
+        if segment_id is not None or user_id is None:
+            return Reader(user_id, segment_id)
+        return (await self._users.get([user_id])).get(user_id) or Reader(user_id)
+
+    async def parent(self, segment_id: str) -> str | None:
+        """The segment from which one that was asked for by its id came."""
+
+        def read() -> str | None:
+            rows = self._features.read(SEGMENT_COLUMNS, [{"segment_id": segment_id}])
+            return rows[0]["parent"] or None
+
+        return await self._feast("segments", read)
+
+    async def items(self, item_ids: Iterable[str]) -> dict[str, ItemRow | Problem]:
+        """Each item's row, or the problem with it.
+
+        Raises:
+            Problem: 503 when Feast is away.
+        """
+        asked = list(dict.fromkeys(item_ids))
+        found = await self._items.get(asked) if asked else {}
+        missed = [item_id for item_id in asked if item_id not in found]
+        late = dict(zip(missed, await asyncio.gather(*map(self._from_manifest, missed)), strict=True)) if missed else {}
+        rows: dict[str, ItemRow | Problem] = {}
+        for item_id in asked:
+            row = found.get(item_id) or late[item_id]
+            if isinstance(row, ItemRow) and row.state != "ready":
+                row = problems.retracted(item_id)
+            rows[item_id] = row
+        return rows
+
+    async def item(self, item_id: str) -> ItemRow:
+        """One item's row.
+
+        Raises:
+            Problem: unknown, retracted, or a store of ours is away.
+        """
+        row = (await self.items([item_id]))[item_id]
+        if isinstance(row, Problem):
+            raise row
+        return row
+
+    async def scores(self, row: ItemRow) -> Sequence[float | None]:
+        """The preference model's scores, one a segment; None where Feast has none of this generation."""
+
+        def read() -> Sequence[float | None]:
+            found = self._features.read(SCORE_COLUMNS, [{"item_id": row.item_id}])[0]
+            scores = found["scores"] if found["generation"] == row.generation else None
+            fits = scores is not None and len(scores) == len(row.offer.segment_ids)
+            return scores if fits else [None] * len(row.offer.segment_ids)
+
+        return await self._feast("scores", read)
+
+    async def probe(self) -> None:
+        """Does Feast answer?
+
+        Raises:
+            Problem: 503 when it does not.
+        """
+        await self._users.get(["~"])
+
+    async def in_thread(self, call: Callable[[], T]) -> T:
+        """A blocking call to S3, off the event loop.
+
+        Raises:
+            Problem: 503 when S3 is away.
+        """
+        async with self._s3_reads:
+            try:
+                return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+            except StorageFault as fault:
+                log.warning("object storage does not answer: %s", fault)
+                raise problems.unavailable("Object storage") from fault
+
+    async def _read_items(self, item_ids: list[str]) -> dict[str, ItemRow]:
+        def read() -> dict[str, ItemRow]:
+            rows = self._features.read(ITEM_COLUMNS, [{"item_id": item_id} for item_id in item_ids])
+            decoded = (row_from_feast(item_id, row) for item_id, row in zip(item_ids, rows, strict=True))
+            return {row.item_id: row for row in decoded if row is not None}
+
+        return await self._feast("items", read)
+
+    async def _read_users(self, user_ids: list[str]) -> dict[str, Reader]:
+        def read() -> dict[str, Reader]:
+            rows = self._features.read(USER_COLUMNS, [{"user_id": user_id} for user_id in user_ids])
+            return {
+                user_id: Reader(user_id, row["segment_id"], row["parent"] or None)
+                for user_id, row in zip(user_ids, rows, strict=True)
+                if row["segment_id"]
+            }
+
+        return await self._feast("users", read)
+
+    async def _feast(self, what: str, read: Callable[[], T]) -> T:
+        began = time.perf_counter()
+        try:
+            work = asyncio.get_running_loop().run_in_executor(self._threads, read)
+            return await asyncio.wait_for(work, FEAST_SECONDS)
+        except (FeatureFault, TimeoutError) as fault:
+            metrics.FEAST_FAULTS.inc()
+            log.warning("Feast does not answer: %s", fault or "timed out")
+            raise problems.unavailable("The feature store") from fault
+        finally:
+            metrics.FEAST_SECONDS.labels(what).observe(time.perf_counter() - began)
+
+    async def _from_manifest(self, item_id: str) -> ItemRow | Problem:
+        remembered = self._remembered.get(item_id)
+        if remembered is None or self._clock() >= remembered[0]:
+            metrics.MANIFEST_READS.inc()
+            try:
+                row = await self.in_thread(lambda: self._manifest_row(item_id))
+            except Problem as problem:
+                return problem
+            if len(self._remembered) >= MOST_REMEMBERED:
+                self._remembered.clear()
+            remembered = (self._clock() + MANIFEST_SECONDS, row)
+            self._remembered[item_id] = remembered
+        return remembered[1] or problems.unknown_item(item_id)
+
+    def _manifest_row(self, item_id: str) -> ItemRow | None:
+        stored = self._store.get(manifest_key(item_id))
+        if stored is None:
+            return None
+        try:
+            return row_from_manifest(Manifest.decode(stored.data))
+        except ValidationError as error:
+            log.error("the manifest of %s is not one: %s", item_id, error)
+            return None
