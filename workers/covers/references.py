@@ -33,7 +33,6 @@ LONGEST_SIDE = 1024
 """A decoded picture is made no larger: the image processors of multimodal models look at fewer pixels than that."""
 
 _REDIRECTS = 3
-_TRIES = 3
 _RESOLVERS = ThreadPoolExecutor(8, "resolve")
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -108,15 +107,14 @@ class Fetcher:
     def _from_web(self, address: str) -> bytes:
         deadline = time.monotonic() + self._settings.timeout_seconds
         trouble = "no answer"
-        for attempt in range(_TRIES):
-            if attempt:
-                time.sleep(max(0.0, min(0.5 * attempt, deadline - time.monotonic())))
+        for pause in (0.2, 0.6, None):
             try:
                 return self._follow(address, deadline)
             except _Unavailable as error:
                 trouble = str(error)
-            if time.monotonic() >= deadline:
+            if pause is None or time.monotonic() + pause >= deadline:
                 break
+            time.sleep(pause)
         host = urlsplit(address).hostname
         raise BadEvent(
             f"reference image: {host} gave no picture within {self._settings.timeout_seconds:g} s: {trouble}"
@@ -144,6 +142,8 @@ class Fetcher:
             except httpcore.UnsupportedProtocol:
                 raise BadEvent("reference image: the address is not a valid https address") from None
             except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, OSError) as error:
+                if isinstance(error.__cause__ or error.__context__, ssl.SSLCertVerificationError):
+                    raise BadEvent(f"reference image: the certificate of {host} is not valid for it") from None
                 raise _Unavailable(str(error) or type(error).__name__) from None
         raise BadEvent(f"reference image: more than {_REDIRECTS} redirects")
 
