@@ -1,16 +1,20 @@
 """Real people, no pictures: does this project's user side rank what a person watches next?
 
-    score(u, c) = (e_u + r_u)ᵀ c + bᵀ c,  |r_u| ≤ bound · |e_u|
+    score(u, c) = (s e_u + r_u)ᵀ c + bᵀ c,  |r_u| ≤ bound
 
-`c` are a film's vectors in a shared space that is frozen, `e` the embedding that a recommender brings (both by implicit
-matrix factorisation, Hu, Koren and Volinsky 2008), `r` the taste on top, learned by pairwise logistic loss against
-films that were not watched: the preference model with W = 1. Without `e` and `r` it is the global model, without `r`
-and `b` matrix factorisation.
+As in production: a recommender's embeddings `e` and the films' vectors `c` come from what happened before an import
+(implicit matrix factorisation, Hu, Koren and Volinsky 2008) and are then frozen; from what happens after it everybody
+teaches `s` and `b` (the preference model with W = s 1) and each person their own residual `r`, by pairwise logistic
+loss against films that were not watched. `imported` is e alone, `global` b alone, `factorisation` is factorised anew
+from all of it.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +26,7 @@ from icg.evaluation.votes import bounded
 NEGATIVES = 5  # films not watched, for each one liked
 
 
-@dataclass(frozen=True)
-class Log:
+class Log(NamedTuple):
     """Who liked what, in time: rows sorted by time within a person."""
 
     people: NDArray[np.int64]  # [n]
@@ -35,20 +38,26 @@ class Log:
 
     def share(self) -> Floats:
         """How far in its person's time each row lies, 0 to 1."""
-        count = np.bincount(self.people)
-        start = np.cumsum(count) - count
-        return np.asarray((np.arange(len(self.people)) - start[self.people]) / count[self.people])
+        number = np.bincount(self.people)
+        start = np.cumsum(number) - number
+        return np.asarray((np.arange(len(self.people)) - start[self.people]) / number[self.people])
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Chosen on the last eighth of the rows to fit."""
+class Factors:
+    """Of the factorisation, chosen by what is watched after the import."""
 
-    factors: int  # of the factorisation
+    factors: int
     weight: float  # how much more a watched film counts than one not watched
-    ridge: float  # of the factorisation
-    taste: float  # precision of the residual's prior
-    bound: float  # of the residual, in lengths of the embedding
+    ridge: float
+
+
+@dataclass(frozen=True)
+class Taste:
+    """Of the residual, chosen by the second half of what is watched after the import."""
+
+    precision: float  # of its prior
+    bound: float  # of its norm, in units in which a step between two films is about 1; 0: no residual
 
 
 def factorise(watched: Floats, factors: int, weight: float, ridge: float, rounds: int = 10) -> tuple[Floats, Floats]:
@@ -82,58 +91,73 @@ def matrix(log: Log, people: int, films: int) -> Floats:
 @dataclass(frozen=True)
 class Fitted:
     embeddings: Floats  # e, [people, d]
-    residuals: Floats  # r, [people, d]
     films: Floats  # c, [films, d]
+    scale: float  # s
     bias: Floats  # b, [d]
-    popularity: Floats  # [films]
+    residuals: Floats  # r, [people, d]
 
     def scores(self, who: str) -> Floats:
-        """[people, films] of the contender `who`."""
-        people = len(self.embeddings)
-        if who == "popularity":
-            return np.tile(self.popularity, (people, 1))
-        if who == "global":
-            return np.tile(self.films @ self.bias, (people, 1))
+        """[people, films] of the contender "imported", "global", "no_residual" or "personal"."""
+        zero = np.zeros_like(self.residuals)
         users = {
-            "factorisation": self.embeddings,
-            "personal": self.embeddings + self.residuals + self.bias,
-            "no_residual": self.embeddings + self.bias,
+            "imported": self.embeddings,
+            "global": zero + self.bias,
+            "no_residual": self.scale * self.embeddings + self.bias,
+            "personal": self.scale * self.embeddings + self.residuals + self.bias,
         }[who]
         return np.asarray(users @ self.films.T)
 
 
-CONTENDERS = ("popularity", "global", "factorisation", "no_residual", "personal")
+CONTENDERS = ("popularity", "global", "imported", "no_residual", "factorisation", "personal")
 
 
-def fit(log: Log, people: int, films: int, settings: Settings, given: tuple[Floats, Floats] | None = None) -> Fitted:
-    """Factorise, then b from everybody and each person's residual from their own rows.
+def popularity(log: Log, people: int, films: int) -> Floats:
+    """[people, films], the same for everybody."""
+    return np.tile(matrix(log, people, films).sum(axis=0), (people, 1))
+
+
+def learn(
+    before: Log, after: Log, given: tuple[Floats, Floats], tastes: Sequence[Taste], seed: int = 1
+) -> list[Fitted]:
+    """s and b from everybody's later rows, r from each person's own; one result for each of `tastes`.
 
     Args:
-        given: a factorisation of the same log, where there is one already.
+        before: until the import; films watched then are no negatives.
+        after: the later rows, that teach.
+        given: e [people, d] and c [films, d].
     """
-    watched = matrix(log, people, films)
-    embeddings, space = given or factorise(watched, settings.factors, settings.weight, settings.ridge)
-    popularity = watched.sum(axis=0)
-    rng = np.random.default_rng(1)
-    known = popularity > 0
-    liked = [np.flatnonzero(row) for row in watched]
+    embeddings, space = given
+    people, films = len(embeddings), len(space)
+    watched, later = matrix(before, people, films), matrix(after, people, films)
+    candidates = np.flatnonzero((watched + later).sum(axis=0) > 0)
+    rng = np.random.default_rng(seed)
     steps = []
-    for mine in liked:
-        other = rng.choice(np.flatnonzero(known), size=(len(mine), NEGATIVES))
-        keep = ~np.isin(other, mine)
+    for person in range(people):
+        mine = np.flatnonzero(later[person])
+        other = rng.choice(candidates, size=(len(mine), NEGATIVES))
+        keep = (watched + later)[person, other] == 0
         steps.append((space[mine][:, None] - space[other])[keep])
-    pooled = np.concatenate(steps)
+    unit = 1 / float(np.concatenate(steps).std())
+    pooled = np.concatenate(
+        [
+            np.column_stack([unit * mine @ embedding, unit * mine])
+            for mine, embedding in zip(steps, embeddings, strict=True)
+        ]
+    )
     some = pooled[rng.permutation(len(pooled))[:20_000]]
-    scale = 1 / max(float(some.std()), 1e-9)
-    # Factors are small numbers: both are fitted in units in which a step is about 1, and then put back.
-    bias = scale * logistic(scale * some, np.zeros(len(some)), 1.0)
-    residuals = np.zeros_like(embeddings)
-    for person, mine in enumerate(steps):
-        if len(mine):
-            offset = mine @ (embeddings[person] + bias)
-            found = scale * logistic(scale * mine, offset, settings.taste)
-            residuals[person] = bounded(found, settings.bound * float(np.linalg.norm(embeddings[person])))
-    return Fitted(embeddings, residuals, space, bias, popularity)
+    # The factors are small numbers: all is fitted in units in which a step is about 1, and then put back.
+    shared = logistic(some, np.zeros(len(some)), 1.0)
+    scale, bias = float(unit * shared[0]), unit * shared[1:]
+    free: dict[float, Floats] = {}
+    for precision in {taste.precision for taste in tastes}:
+        free[precision] = np.zeros_like(embeddings)
+        for person, mine in enumerate(steps):
+            if len(mine):
+                offset = mine @ (scale * embeddings[person] + bias)
+                free[precision][person] = logistic(unit * mine, offset, precision)
+    return [
+        Fitted(embeddings, space, scale, bias, unit * bounded(free[taste.precision], taste.bound)) for taste in tastes
+    ]
 
 
 def ndcg(scores: Floats, seen: Log, later: Log, top: int = 10) -> tuple[NDArray[np.int64], Floats]:
@@ -155,26 +179,25 @@ def ndcg(scores: Floats, seen: Log, later: Log, top: int = 10) -> tuple[NDArray[
     return names, np.array(found)
 
 
-def chosen_settings(log: Log, people: int, films: int) -> tuple[Settings, dict[str, float]]:
-    """The factorisation that ranks the last eighth of these rows best, then the residual that does; and their NDCG."""
-    share = log.share()
-    early, late = log.where(share < 7 / 8), log.where(share >= 7 / 8)
-    watched = matrix(early, people, films)
-    best, settings, kept = -1.0, Settings(16, 1.0, 1.0, 1.0, 1.0), None
-    for factors in (16, 32, 64):
-        for weight in (2.0, 10.0):
-            for ridge in (3.0, 30.0):
-                given = factorise(watched, factors, weight, ridge, rounds=6)
-                found = float(ndcg(given[0] @ given[1].T, early, late)[1].mean())
-                if found > best:
-                    best, kept = found, given
-                    settings = Settings(factors, weight, ridge, 1.0, 1.0)
-    reached, chosen = -1.0, settings
-    for taste in (1.0, 10.0, 100.0, 1000.0):
-        for bound in (0.1, 0.3, 1.0):
-            tried = Settings(settings.factors, settings.weight, settings.ridge, taste, bound)
-            scores = fit(early, people, films, tried, kept).scores("personal")
-            found = float(ndcg(scores, early, late)[1].mean())
-            if found > reached:
-                reached, chosen = found, tried
-    return chosen, {"factorisation": best, "personal": reached}
+def chosen_factors(before: Log, after: Log, people: int, films: int) -> Factors:
+    """The factorisation of the earlier rows that ranks the later ones best."""
+    watched = matrix(before, people, films)
+    best, chosen = -1.0, Factors(16, 1.0, 1.0)
+    for values in itertools.product((16, 32, 64), (2.0, 10.0), (3.0, 30.0)):
+        tried = Factors(*values)
+        one, two = factorise(watched, tried.factors, tried.weight, tried.ridge, rounds=6)
+        found = float(ndcg(one @ two.T, before, after)[1].mean())
+        if found > best:
+            best, chosen = found, tried
+    return chosen
+
+
+def chosen_taste(before: Log, after: Log, given: tuple[Floats, Floats]) -> Taste:
+    """The residual, learned from the first half of each person's later rows, that ranks the second half best."""
+    share = after.share()
+    early, late = after.where(share < 0.5), after.where(share >= 0.5)
+    seen = Log(*(np.concatenate(pair) for pair in zip(before, early, strict=True)))
+    tried = [Taste(*values) for values in itertools.product((0.3, 1.0, 3.0, 10.0, 100.0), (0.1, 0.3, 1.0, 3.0))]
+    tried.append(Taste(1.0, 0.0))
+    found = [ndcg(one.scores("personal"), seen, late)[1].mean() for one in learn(before, early, given, tried)]
+    return tried[int(np.argmax(found))]

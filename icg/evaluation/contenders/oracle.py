@@ -1,0 +1,64 @@
+"""Ceilings: they are told the true utility, which nothing else that draws ever is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from icg.evaluation.contenders.base import Case, Drawn, Generator, Reader, clock, evaluations
+from icg.evaluation.emoji import Gallery
+from icg.evaluation.utility import Utility
+
+
+class Oracle:
+    """The best of 64 neutral covers by true utility."""
+
+    name = "oracle"
+
+    def __init__(self, generator: Generator, utility: Utility, count: int = 64) -> None:
+        self.generator = generator
+        self.utility = utility
+        self.count = count
+
+    def draw(self, items: Sequence[Case], users: Sequence[Reader], seeds: Sequence[int]) -> Drawn:
+        images = []
+        calls = 0
+        with clock() as seconds:
+            for case, seed in zip(items, seeds, strict=True):
+                row: dict[int, Image.Image] = {}
+                for item, positions in case.groups(users):
+                    covers = several(self.generator, item, seed, self.count)
+                    calls += self.count * evaluations(self.generator.sampler, 1)
+                    found = self.utility.of(case.concept, case.topic, [users[p].number for p in positions], covers)
+                    best = found.argmax(axis=1)
+                    row |= {position: covers[best[k]] for k, position in enumerate(positions)}
+                images.append([row[position] for position in range(len(users))])
+            return Drawn(images, calls, seconds())
+
+
+class Planted:
+    """The best of the concept's real pictures by true utility: what perfect drawing and perfect taste would give."""
+
+    name = "planted"
+
+    def __init__(self, gallery: Gallery, utility: Utility) -> None:
+        self.gallery = gallery
+        self.utility = utility
+
+    def draw(self, items: Sequence[Case], users: Sequence[Reader], seeds: Sequence[int]) -> Drawn:
+        with clock() as seconds:
+            images = []
+            for case in items:
+                real = [self.gallery.image(int(row)) for row in self.gallery.rows(case.concept)]
+                found = self.utility.of(case.concept, case.topic, [reader.number for reader in users], real)
+                images.append([real[best] for best in found.argmax(axis=1)])
+            return Drawn(images, 0, seconds())
+
+
+def several(generator: Generator, item: object, seed: int, count: int) -> list[Image.Image]:
+    """Neutral covers of one item from `count` seeds that follow from `seed`, the first of them `seed` itself."""
+    more = np.random.default_rng(seed).integers(2**62, size=count - 1).tolist()
+    context = generator.encode([item])  # type: ignore[list-item]
+    return [generator.generate(context, [[None]], [one])[0][0] for one in [seed, *more]]
