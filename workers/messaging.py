@@ -521,13 +521,14 @@ class Follower(_Reachable):
     It begins with what the broker still has: a follower that was away too long goes on at the oldest message left.
     """
 
-    def __init__(self, settings: Kafka, topic: str, start: Start = "earliest") -> None:
+    def __init__(self, settings: Kafka, topic: str, start: Start = "earliest", timeout: float = 10.0) -> None:
         """
         Args:
             start: `latest` means: messages produced after this call has returned, none of them missed.
+            timeout: seconds for each question to the broker.
 
         Raises:
-            MessagingFault: the topic cannot be found within 10 s.
+            MessagingFault: the broker does not answer, or the topic is not there within `timeout` seconds.
         """
         self.topic = topic
         self._client = confluent_kafka.Consumer(
@@ -542,9 +543,9 @@ class Follower(_Reachable):
             logger=log,
         )
         try:
-            partitions = [TopicPartition(topic, number) for number in self._partitions()]
+            partitions = [TopicPartition(topic, number) for number in self._partitions(timeout)]
             for each in partitions:
-                low, high = self._client.get_watermark_offsets(each, timeout=10)
+                low, high = self._client.get_watermark_offsets(each, timeout=timeout)
                 each.offset = low if start == "earliest" else high
             self._client.assign(partitions)
         except KafkaException as error:
@@ -552,10 +553,10 @@ class Follower(_Reachable):
             raise MessagingFault(f"{topic}: {error.args[0].str()}") from None
         self._next = {each.partition: each.offset for each in partitions}
 
-    def _partitions(self) -> list[int]:
-        until = time.monotonic() + 10
+    def _partitions(self, timeout: float) -> list[int]:
+        until = time.monotonic() + timeout
         while True:
-            found = self._client.list_topics(self.topic, timeout=10).topics[self.topic]
+            found = self._client.list_topics(self.topic, timeout=timeout).topics[self.topic]
             if found.error is None and found.partitions:
                 return sorted(found.partitions)
             if time.monotonic() > until:

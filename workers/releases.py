@@ -322,7 +322,7 @@ class ReleaseFollower:
                 next_look = time.monotonic() + (self._look_seconds if self._look() else 1.0)
             try:
                 if follower is None:
-                    follower = Follower(self._settings, ModelUpdate.topic, start="latest")
+                    follower = Follower(self._settings, ModelUpdate.topic, start="latest", timeout=3.0)
                     next_look = 0.0  # what was announced while we did not listen
                     continue
                 if any(self._is_news(message.value) for message in follower.poll(100, 0.5)):

@@ -1,0 +1,187 @@
+"""Ours to wait for: the broker or S3 hangs or loses answers. Nothing is lost, nothing is done twice."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from workers.embedded import Embedded
+from workers.events import ItemRefresh
+from workers.exceptions import Conflict, MessagingFault, StorageFault
+from workers.messaging import Consumer, Message, Producer
+from workers.settings import S3
+from workers.storage import ObjectStore, retrying
+
+TOPIC = ItemRefresh.topic
+
+
+class LossyWire:
+    """Forwards TCP to a server and cuts the connection instead of the next `lose` answers: the requests were done."""
+
+    def __init__(self, port: int) -> None:
+        self._server_port = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self.lose = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:
+                return
+            far = socket.create_connection(("127.0.0.1", self._server_port))
+            threading.Thread(target=self._up, args=(near, far), daemon=True).start()
+            threading.Thread(target=self._down, args=(far, near), daemon=True).start()
+
+    def _up(self, near: socket.socket, far: socket.socket) -> None:
+        try:
+            while data := near.recv(65536):
+                far.sendall(data)
+        except OSError:
+            pass
+
+    def _down(self, far: socket.socket, near: socket.socket) -> None:
+        try:
+            while data := far.recv(65536):
+                while data.startswith(b"HTTP/1.1 100"):  # "100 Continue" is no answer yet
+                    before, _, data = data.partition(b"\r\n\r\n")
+                    near.sendall(before + b"\r\n\r\n")
+                if data and self.lose > 0:
+                    self.lose -= 1
+                    break
+                near.sendall(data)
+        except OSError:
+            pass
+        for each in (near, far):
+            each.close()
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+@pytest.fixture
+def wire(s3: S3) -> Iterator[LossyWire]:
+    wire = LossyWire(int((s3.endpoint or "").rpartition(":")[2]))
+    yield wire
+    wire.close()
+
+
+@pytest.fixture
+def lossy(store: ObjectStore, s3: S3, wire: LossyWire) -> ObjectStore:
+    """The bucket of `store`, over the wire."""
+    return ObjectStore(s3.model_copy(update={"endpoint": f"http://127.0.0.1:{wire.port}"}), timeout=2)
+
+
+def test_a_swap_whose_answer_was_lost_is_known_as_done(store: ObjectStore, lossy: ObjectStore, wire: LossyWire) -> None:
+    first = lossy.put_if("k", b"1", None)
+    wire.lose = 1
+    second = lossy.put_if("k", b"2", first)
+    assert wire.lose == 0
+    stored = store.get("k")
+    assert stored is not None
+    assert (stored.data, stored.etag) == (b"2", second)
+
+
+def test_a_first_write_whose_answer_was_lost_is_known_as_done(lossy: ObjectStore, wire: LossyWire) -> None:
+    wire.lose = 1
+    etag = lossy.put_if("k", b"1", None)
+    stored = lossy.get("k")
+    assert stored is not None
+    assert stored.etag == etag
+    wire.lose = 1
+    assert lossy.put_new("n", b"1", "text/plain") is False  # immutable: the bytes are there, whoever wrote them
+
+
+def test_a_swap_that_stays_unsure_is_known_at_the_next_call(
+    store: ObjectStore, lossy: ObjectStore, wire: LossyWire
+) -> None:
+    first = lossy.put_if("k", b"1", None)
+    wire.lose = 3
+    with pytest.raises(StorageFault):
+        lossy.put_if("k", b"2", first)
+    stored = store.get("k")
+    assert stored is not None
+    assert stored.data == b"2"
+    assert lossy.put_if("k", b"2", first) == stored.etag
+
+
+def test_another_ones_same_bytes_are_not_ours(store: ObjectStore, lossy: ObjectStore, wire: LossyWire) -> None:
+    """Two who count from 1 to 2 write the same bytes; only one of them may believe that it did."""
+    first = store.put_if("k", b"1", None)
+    store.put_if("k", b"2", first)
+    wire.lose = 1  # the answer that is lost is the refusal
+    with pytest.raises(Conflict):
+        lossy.put_if("k", b"2", first)
+
+
+def test_a_counter_over_a_wire_that_loses_answers_counts_each_once(lossy: ObjectStore, wire: LossyWire) -> None:
+    for number in range(6):
+        wire.lose = number % 3
+        lossy.update("counter", lambda data: str(int(data or b"0") + 1).encode())
+    wire.lose = 0
+    stored = lossy.get("counter")
+    assert stored is not None
+    assert stored.data == b"6"
+
+
+def test_a_store_that_hangs_is_a_fault_and_then_goes_on(tmp_path: Path) -> None:
+    with Embedded(tmp_path, parts=("s3",)) as servers:
+        store = ObjectStore(servers.s3, timeout=0.5, attempts=2)
+        store.put_new("k", b"1", "text/plain")
+        servers.pause_s3()
+        assert not store.ping()
+        with pytest.raises(StorageFault, match="get k"):
+            store.get("k")
+        with pytest.raises(StorageFault, match="put k"):
+            store.put_if("k", b"2", None)
+        faults: list[Exception] = []
+
+        def seen(fault: Exception) -> None:
+            faults.append(fault)
+            servers.resume_s3()
+
+        stored = retrying(lambda: store.get("k"), what="get k", on_retry=seen)
+        assert stored is not None
+        assert stored.data == b"1"
+        assert len(faults) == 1
+        assert store.ping()
+
+
+def test_a_broker_that_hangs_longer_than_the_session_loses_nothing(tmp_path: Path) -> None:
+    with Embedded(tmp_path, parts=("kafka",)) as servers:
+        producer = Producer(servers.kafka, "test")
+        consumer = Consumer(servers.kafka, "group", [TOPIC])
+        found: list[Message] = []
+        place = producer.send(TOPIC, b"0", "k").result(20)
+        while not found:
+            found += consumer.poll(10, 0.2)
+        consumer.commit({(TOPIC, place[0]): place[1] + 1})
+
+        servers.pause_kafka()
+        waiting = [producer.send(TOPIC, str(number).encode(), "k") for number in range(1, 21)]
+        assert not producer.ping(0.5)
+        with pytest.raises(MessagingFault):
+            consumer.lag(timeout=0.5)
+        end = time.monotonic() + servers.kafka.session_timeout_seconds + 2
+        while time.monotonic() < end:
+            assert consumer.poll(10, 0.2) == []
+        assert not any(future.done() for future in waiting)
+        servers.resume_kafka()
+
+        offsets = [future.result(60)[1] for future in waiting]
+        assert offsets == list(range(offsets[0], offsets[0] + 20))  # in order, none twice
+        end = time.monotonic() + 60
+        while len(found) < 21:
+            assert time.monotonic() < end, [m.value for m in found]
+            found += consumer.poll(10, 0.2)
+        # The group may have been formed anew: then it goes on at its commit.
+        assert list(dict.fromkeys(m.value for m in found)) == [str(number).encode() for number in range(21)]
+        consumer.close()
+        producer.close()

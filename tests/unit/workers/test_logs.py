@@ -1,0 +1,92 @@
+"""Logs are JSON lines without secrets."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+from pydantic import SecretStr
+
+from workers.logs import configure
+from workers.settings import S3, Api, Kafka, Settings
+
+SECRETS = Settings(
+    s3=S3(access_key=SecretStr("AKIAEXAMPLE"), secret_key=SecretStr('quo"ted/secret')),
+    kafka=Kafka(sasl_password=SecretStr("hunter2hunter2")),
+    api=Api(token=SecretStr("t0ken-value")),
+)
+
+
+@pytest.fixture(autouse=True)
+def _restore() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level
+    logging.captureWarnings(False)
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
+    return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+
+
+def test_one_object_a_line_with_what_was_passed(capsys: pytest.CaptureFixture[str]) -> None:
+    configure(SECRETS)
+    logging.getLogger("workers.covers").info("drawn %d", 8, extra={"item_id": "i\n1", "seconds": 0.5})
+    (line,) = lines(capsys)
+    assert line["message"] == "drawn 8"
+    assert line["level"] == "INFO"
+    assert line["logger"] == "workers.covers"
+    assert (line["item_id"], line["seconds"]) == ("i\n1", 0.5)
+    assert str(line["time"]).endswith("+00:00")
+
+
+def test_an_exception_stays_on_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    configure(SECRETS)
+    try:
+        raise RuntimeError("boom hunter2hunter2")
+    except RuntimeError:
+        logging.getLogger("x").exception("failed")
+    (line,) = lines(capsys)
+    assert "RuntimeError: boom ***" in str(line["error"])
+
+
+@pytest.mark.parametrize("log_format", ["json", "text"])
+@pytest.mark.parametrize(
+    "said",
+    [
+        "key AKIAEXAMPLE here",
+        'the secret quo"ted/secret here',
+        "https://s3/b/k?X-Amz-Credential=abc%2Fdef&X-Amz-Signature=0123456789abcdef",
+        "redis://user:pa55word-in-url@host:6379",
+        "Authorization: Bearer abcdefg-bearer",
+        "password=letmein-please",
+        {"token": "t0ken-value"},
+    ],
+)
+def test_secrets_are_never_written(capsys: pytest.CaptureFixture[str], log_format: str, said: object) -> None:
+    configure(SECRETS.model_copy(update={"log_format": log_format}))
+    logging.getLogger("x").warning("%s", said, extra={"also": said})
+    written = capsys.readouterr().err
+    for secret in (
+        "AKIAEXAMPLE",
+        "quo",
+        "0123456789abcdef",
+        "abc%2Fdef",
+        "pa55word-in-url",
+        "abcdefg-bearer",
+        "letmein-please",
+        "t0ken-value",
+    ):
+        assert secret not in written
+    assert "***" in written
+
+
+def test_the_level_holds_and_libraries_are_quiet(capsys: pytest.CaptureFixture[str]) -> None:
+    configure(SECRETS)
+    logging.getLogger("workers").debug("too fine")
+    logging.getLogger("botocore.endpoint").info("chatty")
+    logging.getLogger("botocore.endpoint").warning("serious")
+    assert [line["message"] for line in lines(capsys)] == ["serious"]
