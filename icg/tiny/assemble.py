@@ -4,7 +4,7 @@
     mllm/               LlavaForConditionalGeneration and its processor
     rewards/relevance/  VisionTextDualEncoderModel and its processor
 
-MiniLM comes from its package; only what icg-tiny trained itself is ever shipped, one safetensors file a part.
+MiniLM comes from its package; only what icg-tiny trained itself is ever shipped, in safetensors.
 """
 
 import argparse
@@ -17,14 +17,16 @@ from torch import Tensor
 from icg.tiny import autoencoder, base, dual_encoder, mllm, text
 from icg.tiny.files import write_whole
 
+MOST_BYTES = 14 * 2**20  # of tensors in a shipped file, which may have 15 MiB in the repository
+
 
 def build(directory: Path, weights: Path | None = None, seed: int = 0) -> None:
     """Write the model directory; existing files of it are replaced.
 
     Args:
         directory: the model directory.
-        weights: folder of `autoencoder`, `unet`, `mllm` and `relevance`, each with the suffix `.safetensors`, in any
-            float type; None draws random weights from `seed`: the same classes and sizes, and pictures of noise.
+        weights: folder with the parts `autoencoder`, `unet`, `mllm` and `relevance` as `ship` writes them; None draws
+            random weights from `seed`: the same classes and sizes, and pictures of noise.
         seed: of the random weights.
 
     Raises:
@@ -36,12 +38,12 @@ def build(directory: Path, weights: Path | None = None, seed: int = 0) -> None:
         vae = autoencoder.build(autoencoder.AutoencoderConfig())
         unet = base.build_unet(base.BaseConfig())
         reader = mllm.build()
-        relevance = dual_encoder.build()
+        relevance = dual_encoder.build(dual_encoder.DualEncoderConfig())
     if weights is not None:
-        _load(vae.state_dict(), weights / "autoencoder.safetensors")
-        _load(unet.state_dict(), weights / "unet.safetensors")
-        _load(mllm.own_weights(reader), weights / "mllm.safetensors")
-        _load(dual_encoder.own_weights(relevance), weights / "relevance.safetensors")
+        _load(vae.state_dict(), weights, "autoencoder")
+        _load(unet.state_dict(), weights, "unet")
+        _load(mllm.own_weights(reader), weights, "mllm")
+        _load(dual_encoder.own_weights(relevance), weights, "relevance")
     base.build_pipeline(unet, vae, text.encoder()).save_pretrained(directory / "base")
     reader.save_pretrained(directory / "mllm")
     mllm.processor().save_pretrained(directory / "mllm")
@@ -49,22 +51,39 @@ def build(directory: Path, weights: Path | None = None, seed: int = 0) -> None:
     dual_encoder.processor().save_pretrained(directory / "rewards" / "relevance")
 
 
-def ship(part: dict[str, Tensor], path: Path, dtype: torch.dtype = torch.float16) -> None:
-    """Write one part's weights as `build` reads them, in fp16 unless told otherwise."""
-    tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in part.items()}
-    write_whole(path, lambda partial: save_file(tensors, partial))
+def ship(part: dict[str, Tensor], weights: Path, name: str, dtype: torch.dtype = torch.float16) -> None:
+    """Write one part's tensors to `weights/NAME-1.safetensors`, -2 and so on, each of at most MOST_BYTES.
+
+    The part's older files are replaced.
+    """
+    files: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for key, tensor in part.items():
+        kept = tensor.detach().to("cpu", dtype).contiguous()
+        if size + kept.nbytes > MOST_BYTES:
+            files.append({})
+            size = 0
+        files[-1][key] = kept
+        size += kept.nbytes
+    for old in weights.glob(f"{name}-*.safetensors"):
+        old.unlink()
+    for number, tensors in enumerate(files, start=1):
+        write_whole(weights / f"{name}-{number}.safetensors", lambda partial, t=tensors: save_file(t, partial))
 
 
-def _load(own: dict[str, Tensor], path: Path) -> None:
-    """Copy a file's tensors into those of a model, which a state dict shares."""
-    tensors = load_file(path)
+def _load(own: dict[str, Tensor], weights: Path, name: str) -> None:
+    """Copy a part's files into the tensors of a model, which a state dict shares."""
+    files = sorted(weights.glob(f"{name}-*.safetensors"))
+    if not files:
+        raise FileNotFoundError(f"{weights} has no {name}-1.safetensors")
+    tensors = {key: tensor for file in files for key, tensor in load_file(file).items()}
     if tensors.keys() != own.keys():
         odd = sorted(tensors.keys() ^ own.keys())
-        raise ValueError(f"{path}: {len(odd)} tensors missing or unknown, such as {odd[0]}")
-    for name, tensor in own.items():
-        if tensors[name].shape != tensor.shape:
-            raise ValueError(f"{path}: {name} is {tuple(tensors[name].shape)}, not {tuple(tensor.shape)}")
-        tensor.copy_(tensors[name])
+        raise ValueError(f"{weights}/{name}: {len(odd)} tensors missing or unknown, such as {odd[0]}")
+    for key, tensor in own.items():
+        if tensors[key].shape != tensor.shape:
+            raise ValueError(f"{weights}/{name}: {key} is {tuple(tensors[key].shape)}, not {tuple(tensor.shape)}")
+        tensor.copy_(tensors[key])
 
 
 def main() -> None:

@@ -6,15 +6,14 @@ convolutions, so that a pipeline needs no scaling factor.
 """
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from icg.tiny.data import Pictures, load
-from icg.tiny.loop import Run, ema_weights, fit, stage_parser
+from icg.tiny.loop import Run, fit, stage_parser
 from icg.tiny.pixels import psnr, save_sheet, to_pixels, to_tensor
 
 
@@ -49,20 +48,25 @@ def build(config: AutoencoderConfig, size: int = 64) -> AutoencoderKL:
 
 
 def loss(model: AutoencoderKL, images: Tensor, config: AutoencoderConfig, generator: torch.Generator) -> Tensor:
-    """Weighted L1 + MSE + error of neighbour differences + tiny KL; `images` [n, 3, height, width] in [-1, 1]."""
+    """`picture_error` of the round trip and a tiny KL; `images` [n, 3, height, width] in [-1, 1]."""
     posterior = model.encode(images).latent_dist
-    error = model.decode(posterior.sample(generator)).sample - images
-    weight = _weight(images, config.background)
+    decoded = model.decode(posterior.sample(generator)).sample
+    # diffusers sums the KL over a picture's latents.
+    kl: Tensor = posterior.kl().mean() / posterior.mean[0].numel()
+    return picture_error(decoded, images, config.background, config.edges) + config.kl * kl
+
+
+def picture_error(decoded: Tensor, images: Tensor, background: float, edges: float) -> Tensor:
+    """Weighted L1 + MSE + error of neighbour differences, of pictures [n, 3, height, width]."""
+    error = decoded - images
+    weight = pixel_weights(images, background)
     pixel = (weight * (error.abs() + error.square())).mean()
     across = (weight[..., 1:] * (error[..., 1:] - error[..., :-1]).abs()).mean()
     down = (weight[..., 1:, :] * (error[..., 1:, :] - error[..., :-1, :]).abs()).mean()
-    # diffusers sums the KL over a picture's latents.
-    kl = posterior.kl().mean() / posterior.mean[0].numel()
-    value: Tensor = pixel + config.edges * (across + down) + config.kl * kl
-    return value
+    return pixel + edges * (across + down)
 
 
-def _weight(images: Tensor, background: float) -> Tensor:
+def pixel_weights(images: Tensor, background: float) -> Tensor:
     """[n, 1, height, width]: 1 where something is drawn within 2 pixels, `background` elsewhere."""
     drawn = (images.amin(dim=1, keepdim=True) < 0.97).to(images.dtype)
     near = functional.max_pool2d(drawn, kernel_size=5, stride=1, padding=2)
@@ -119,12 +123,12 @@ def train(config: AutoencoderConfig, run: Run, pictures: Pictures, held_out: Pic
     pixels = torch.from_numpy(pictures.pixels)
     judged = torch.from_numpy(held_out.pixels)
 
-    def step_loss(model: nn.Module, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def step_loss(model: AutoencoderKL, generator: torch.Generator) -> Tensor:
         rows = torch.randint(0, len(pixels), (config.batch,), generator=generator)
         images = augment(to_tensor(pixels[rows]), generator).to(run.device)
-        return loss(model, images, config, generator), {}
+        return loss(model, images, config, generator)
 
-    def observe(model: nn.Module, step: int) -> dict[str, float]:
+    def observe(model: AutoencoderKL, step: int) -> dict[str, float]:
         decoded = round_trip(model, judged, run.device)
         originals = to_tensor(judged)
         some = torch.linspace(0, len(judged) - 1, min(40, len(judged))).long()
@@ -137,14 +141,6 @@ def train(config: AutoencoderConfig, run: Run, pictures: Pictures, held_out: Pic
     fold(average, encode(average, pixels, run.device))
     average.save_pretrained(run.folder / "model")
     return average
-
-
-def load_trained(folder: Path, config: AutoencoderConfig, pictures: Pictures, device: str = "cpu") -> AutoencoderKL:
-    """The folded EMA model of the folder's newest checkpoint, whether or not its training is finished."""
-    model = build(config, pictures.pixels.shape[1]).to(device).eval().requires_grad_(False)
-    model.load_state_dict(ema_weights(folder, device))
-    fold(model, encode(model, torch.from_numpy(pictures.pixels), device))
-    return model
 
 
 def main() -> None:

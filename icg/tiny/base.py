@@ -4,12 +4,22 @@ v-prediction with zero terminal SNR (Lin et al., arXiv 2305.08891): every pictur
 never quite reaches noise could not learn to draw.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
+import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from torch import Tensor
+from torch.nn import functional
 from transformers import BertModel
 
 from icg.tiny import text
+from icg.tiny.autoencoder import encode
+from icg.tiny.caption_states import CaptionStates, cached_states
+from icg.tiny.data import Pictures, load
+from icg.tiny.files import CACHE, fingerprint
+from icg.tiny.loop import Run, fit, stage_parser
+from icg.tiny.pixels import save_sheet, to_pixels
 
 
 @dataclass(frozen=True)
@@ -21,6 +31,11 @@ class BaseConfig:
     heads: int = 4  # of every attention
     latent_channels: int = 16  # of the autoencoder
     latent_size: int = 8  # numbers a side
+    batch: int = 64
+    drop: float = 0.1  # share of captions that are empty, for guidance
+    guidance: float = 3.0  # of the contact sheets
+    sheet_titles: int = 8  # of a contact sheet from training and as many from validation, six pictures each
+    sheet_steps: int = 20  # of the sampler for the contact sheets
 
 
 def build_unet(config: BaseConfig) -> UNet2DConditionModel:
@@ -68,3 +83,121 @@ def build_pipeline(
         feature_extractor=None,
         requires_safety_checker=False,
     )
+
+
+def loss(
+    unet: UNet2DConditionModel, latents: Tensor, states: Tensor, scheduler: DDIMScheduler, generator: torch.Generator
+) -> Tensor:
+    """Mean squared error of v at uniform times, for latents [n, channels, side, side] and states [n, tokens, WIDTH]."""
+    n = len(latents)
+    noise = torch.randn(latents.shape, generator=generator).to(latents.device)
+    times = torch.randint(0, scheduler.config.num_train_timesteps, (n,), generator=generator).to(latents.device)
+    noisy = scheduler.add_noise(latents, noise, times)
+    return functional.mse_loss(unet(noisy, times, states).sample.float(), scheduler.get_velocity(latents, noise, times))
+
+
+@torch.no_grad()
+def draw(pipeline: StableDiffusionPipeline, titles: list[str], seed: int, guidance: float, steps: int) -> Tensor:
+    """One picture a title, [n, 3, height, width] in [-1, 1]; picture i has the noise of seed + i."""
+    noise = [torch.Generator().manual_seed(seed + place) for place in range(len(titles))]
+    pipeline.set_progress_bar_config(disable=True)
+    images = pipeline(
+        titles,
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        guidance_rescale=0.7,  # Lin et al.: without it guided pictures of a zero-SNR model are overexposed
+        generator=noise,
+        output_type="pt",
+    ).images
+    return images * 2 - 1
+
+
+def train(
+    config: BaseConfig,
+    run: Run,
+    autoencoder: AutoencoderKL,
+    pictures: Pictures,
+    held_out: Pictures,
+    captions: CaptionStates,
+    signature: str = "",
+) -> UNet2DConditionModel:
+    """Train to `run.steps` and return the EMA denoiser.
+
+    Args:
+        autoencoder: frozen, with folded latents.
+        held_out: pictures whose loss and titles are watched.
+        captions: of `pictures`.
+        signature: names autoencoder and captions, so that no checkpoint goes on with others.
+    """
+    torch.manual_seed(run.seed)
+    unet = build_unet(config)
+    scheduler = build_scheduler()
+    encoder = text.encoder().to(run.device)
+    tokenizer = text.caption_tokenizer()
+    autoencoder = autoencoder.to(run.device).eval().requires_grad_(False)
+    latents = encode(autoencoder, torch.from_numpy(pictures.pixels), run.device)
+    unseen = encode(autoencoder, torch.from_numpy(held_out.pixels), run.device)
+    unseen_titles = [str(title) for title in held_out.titles]
+    shown = _spread(pictures, config.sheet_titles) + _spread(held_out, config.sheet_titles)
+
+    def step_loss(model: UNet2DConditionModel, generator: torch.Generator) -> Tensor:
+        rows = torch.randint(0, len(latents), (config.batch,), generator=generator)
+        states = captions.draw(rows, generator, config.drop)
+        return loss(model, latents[rows].to(run.device), states.to(run.device), scheduler, generator)
+
+    @torch.no_grad()
+    def observe(model: UNet2DConditionModel, step: int) -> dict[str, float]:
+        losses = []
+        for part in torch.arange(len(unseen)).split(128):
+            states, _ = text.caption_states(encoder, tokenizer, [unseen_titles[row] for row in part.tolist()])
+            value = loss(model, unseen[part].to(run.device), states, scheduler, run.generator(int(part[0])))
+            losses.append(value.item() * len(part))
+        pipeline = build_pipeline(model, autoencoder, encoder)
+        drawn = draw(pipeline, [title for title in shown for _ in range(6)], 0, config.guidance, config.sheet_steps)
+        save_sheet(to_pixels(drawn), 12, run.folder / f"sheet-{step:06d}.png")
+        return {"val": sum(losses) / len(unseen)}
+
+    run.folder.mkdir(parents=True, exist_ok=True)
+    (run.folder / "titles.txt").write_text("\n".join(shown) + "\n")
+    average = fit(unet, step_loss, observe, run, signature=f"{asdict(config)} {signature}")
+    average.save_pretrained(run.folder / "model")
+    return average
+
+
+def _spread(pictures: Pictures, count: int) -> list[str]:
+    """Titles evenly spread over the file's order, which goes from faces by way of animals to signs."""
+    titles = list(dict.fromkeys(str(title) for title in pictures.titles))
+    return [titles[(2 * place + 1) * len(titles) // (2 * count)] for place in range(count)]
+
+
+def main() -> None:
+    """`python -m icg.tiny.base`."""
+    parser = stage_parser(str(__doc__), "base", steps=20_000)
+    parser.add_argument("--autoencoder", type=Path, default=CACHE / "autoencoder" / "model", help="stage 1's model")
+    arguments = parser.parse_args()
+    autoencoder = AutoencoderKL.from_pretrained(arguments.autoencoder, local_files_only=True)
+    pictures = load(arguments.data, "train")
+    run = Run(
+        folder=arguments.folder,
+        steps=arguments.steps,
+        rate=5e-4,
+        warmup=500,
+        cooldown=arguments.steps // 5,
+        ema=0.9995,
+        seed=arguments.seed,
+        device=arguments.device,
+        observe_seconds=900,
+    )
+    train(
+        BaseConfig(),
+        run,
+        autoencoder,
+        pictures,
+        load(arguments.data, "val"),
+        cached_states(pictures, arguments.data, CACHE),
+        signature=fingerprint(arguments.autoencoder / "diffusion_pytorch_model.safetensors"),
+    )
+
+
+if __name__ == "__main__":
+    main()

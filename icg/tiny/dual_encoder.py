@@ -4,7 +4,14 @@ Its score is the cosine between a picture and a title. Trained with CLIP's contr
 round trip through the autoencoder and on round trips of noised latents, because those are what it will have to judge.
 """
 
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
 from torch import Tensor
+from torch.nn import functional
 from transformers import (
     CLIPVisionModel,
     VisionTextDualEncoderConfig,
@@ -13,19 +20,34 @@ from transformers import (
 )
 
 from icg.tiny import text
+from icg.tiny.autoencoder import augment, encode
+from icg.tiny.caption_states import CaptionStates, cached_states
+from icg.tiny.captions import BARE, TEMPLATES
+from icg.tiny.data import Pictures, load
+from icg.tiny.files import CACHE, fingerprint
+from icg.tiny.loop import Run, fit, stage_parser
+from icg.tiny.pixels import to_pixels, to_tensor
 from icg.tiny.vision import image_processor, vision_config
 
-PROJECTION = 128  # width in which picture and title meet
+
+@dataclass(frozen=True)
+class DualEncoderConfig:
+    """1.8 M trained parameters beside MiniLM's 22 M frozen ones."""
+
+    projection: int = 128  # width in which picture and title meet
+    batch: int = 256  # pictures of as many titles: the others of the batch are the wrong answers
+    noise: float = 0.8  # greatest deviation of the noise on latents of deviation 1; beyond it shapes are gone
 
 
-def build() -> VisionTextDualEncoderModel:
+def build(config: DualEncoderConfig) -> VisionTextDualEncoderModel:
     """MiniLM frozen but for its pooler, which reads the first token and which MiniLM's own training never used."""
-    config = VisionTextDualEncoderConfig.from_vision_text_configs(
-        vision_config(), text.encoder().config, projection_dim=PROJECTION
+    joint = VisionTextDualEncoderConfig.from_vision_text_configs(
+        vision_config(), text.encoder().config, projection_dim=config.projection
     )
-    model = VisionTextDualEncoderModel(config, CLIPVisionModel(vision_config()), text.encoder())
+    model = VisionTextDualEncoderModel(joint, CLIPVisionModel(vision_config()), text.encoder())
     model.text_model.pooler.requires_grad_(True)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def processor() -> VisionTextDualEncoderProcessor:
@@ -40,3 +62,118 @@ def own_weights(model: VisionTextDualEncoderModel) -> dict[str, Tensor]:
         for name, tensor in model.state_dict().items()
         if not name.startswith("text_model.") or name.startswith("text_model.pooler.")
     }
+
+
+def similarity(model: VisionTextDualEncoderModel, images: Tensor, states: Tensor) -> Tensor:
+    """Cosines [images, captions] of pictures [n, 3, 64, 64] in [-1, 1] and MiniLM states [m, tokens, WIDTH]."""
+    seen = model.visual_projection(model.vision_model(pixel_values=images).pooler_output)
+    read = model.text_projection(model.text_model.pooler(states))
+    return functional.normalize(seen, dim=-1) @ functional.normalize(read, dim=-1).T
+
+
+def loss(model: VisionTextDualEncoderModel, images: Tensor, states: Tensor) -> Tensor:
+    """CLIP's symmetric cross-entropy; caption i is picture i's, and no two captions mean the same."""
+    logits = model.logit_scale.clamp(max=4.6).exp() * similarity(model, images, states)  # at most 100, as in CLIP
+    right = torch.arange(len(logits), device=logits.device)
+    return (functional.cross_entropy(logits, right) + functional.cross_entropy(logits.T, right)) / 2
+
+
+@torch.no_grad()
+def hits(cosines: Tensor, title: Tensor, among: int = 5) -> float:
+    """Share of pictures whose own title is among the nearest; `cosines` [n, titles], `title` [n] the right column."""
+    nearest = cosines.topk(among, dim=1).indices
+    return (nearest == title[:, None]).any(dim=1).float().mean().item()
+
+
+@torch.no_grad()
+def worn(autoencoder: AutoencoderKL, pixels: Tensor, config: DualEncoderConfig, device: str) -> Tensor:
+    """The pictures again as uint8 [n, height, width, 3], out of latents with noise of a random deviation on them.
+
+    A third has no noise: the plain round trip.
+    """
+    generator = torch.Generator().manual_seed(0)
+    latents = encode(autoencoder, pixels, device)
+    deviation = (torch.rand(len(latents), generator=generator) * 1.5 - 0.5).clamp_min(0) * config.noise
+    noisy = latents + deviation[:, None, None, None] * torch.randn(latents.shape, generator=generator)
+    parts = [to_pixels(autoencoder.decode(part.to(device)).sample) for part in noisy.split(128)]
+    return torch.from_numpy(np.concatenate(parts))
+
+
+def train(
+    config: DualEncoderConfig,
+    run: Run,
+    autoencoder: AutoencoderKL,
+    pictures: Pictures,
+    held_out: Pictures,
+    captions: CaptionStates,
+    signature: str = "",
+) -> VisionTextDualEncoderModel:
+    """Train to `run.steps` and return the EMA model.
+
+    Args:
+        autoencoder: frozen, with folded latents.
+        held_out: pictures whose titles are guessed among the held-out titles, as a check.
+        captions: of `pictures`.
+        signature: names autoencoder and captions, so that no checkpoint goes on with others.
+    """
+    torch.manual_seed(run.seed)
+    model = build(config)
+    autoencoder = autoencoder.to(run.device).eval().requires_grad_(False)
+    real = torch.from_numpy(pictures.pixels)
+    seen_as = torch.stack([real, worn(autoencoder, real, config, run.device)])
+    rows_of = [torch.nonzero(captions.title == title)[:, 0] for title in range(len(captions.plain))]
+    first_tokens = captions.plain[:, :, :1].float()  # the pooler reads no other
+
+    encoder, tokenizer = text.encoder().to(run.device), text.caption_tokenizer()
+    new_titles, new_title = np.unique(held_out.titles, return_inverse=True)
+    new_states, _ = text.caption_states(encoder, tokenizer, [str(title) for title in new_titles])
+
+    def step_loss(model: VisionTextDualEncoderModel, generator: torch.Generator) -> Tensor:
+        titles = torch.randperm(len(rows_of), generator=generator)[: config.batch]
+        chance = torch.rand(3, len(titles), generator=generator)
+        rows = torch.stack([rows_of[t][int(u * len(rows_of[t]))] for t, u in zip(titles, chance[0], strict=True)])
+        images = augment(to_tensor(seen_as[(chance[1] < 0.5).long(), rows]), generator)
+        template = torch.randint(1, len(TEMPLATES), (len(titles),), generator=generator)
+        template[chance[2] < BARE] = 0
+        return loss(model, images.to(run.device), first_tokens[titles, template].to(run.device))
+
+    @torch.no_grad()
+    def observe(model: VisionTextDualEncoderModel, step: int) -> dict[str, float]:
+        images = to_tensor(held_out.pixels).to(run.device)
+        cosines = torch.cat([similarity(model, part, new_states) for part in images.split(128)]).cpu()
+        right = torch.from_numpy(new_title)
+        return {"hit5": hits(cosines, right), "hit1": hits(cosines, right, 1), "chance5": 5 / len(new_titles)}
+
+    return fit(model, step_loss, observe, run, signature=f"{asdict(config)} {signature}")
+
+
+def main() -> None:
+    """`python -m icg.tiny.dual_encoder`."""
+    parser = stage_parser(str(__doc__), "dual_encoder", steps=3000)
+    parser.add_argument("--autoencoder", type=Path, default=CACHE / "autoencoder" / "model", help="stage 1's model")
+    arguments = parser.parse_args()
+    pictures = load(arguments.data, "train")
+    run = Run(
+        folder=arguments.folder,
+        steps=arguments.steps,
+        rate=1e-3,
+        warmup=200,
+        cooldown=arguments.steps // 4,
+        weight_decay=0.1,
+        seed=arguments.seed,
+        device=arguments.device,
+        observe_seconds=300,
+    )
+    train(
+        DualEncoderConfig(),
+        run,
+        AutoencoderKL.from_pretrained(arguments.autoencoder, local_files_only=True),
+        pictures,
+        load(arguments.data, "val"),
+        cached_states(pictures, arguments.data, CACHE),
+        signature=fingerprint(arguments.autoencoder / "diffusion_pytorch_model.safetensors"),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -17,16 +17,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from icg.tiny.files import CACHE, DATA, write_whole
 
-# (model in training, generator of this step) -> (loss, what to log beside it)
-Loss = Callable[[nn.Module, torch.Generator], tuple[Tensor, dict[str, float]]]
+Model = TypeVar("Model", bound=nn.Module)
+# (model in training, generator of this step) -> loss
+Loss = Callable[[Model, torch.Generator], Tensor]
 # (EMA model, step) -> figures to log
-Observe = Callable[[nn.Module, int], dict[str, float]]
+Observe = Callable[[Model, int], dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Run:
         return torch.Generator().manual_seed(self.seed * 1_000_000_007 + step)
 
 
-def fit(model: nn.Module, loss: Loss, observe: Observe, run: Run, signature: str) -> nn.Module:
+def fit(model: Model, loss: Loss[Model], observe: Observe[Model], run: Run, signature: str) -> Model:
     """Train from the folder's checkpoint, or from `model` as it is, to `run.steps`; return the EMA model in eval mode.
 
     Args:
@@ -72,7 +74,9 @@ def fit(model: nn.Module, loss: Loss, observe: Observe, run: Run, signature: str
         return _fit(model.to(run.device).train(), loss, observe, run, signature, stop)
 
 
-def _fit(model: nn.Module, loss: Loss, observe: Observe, run: Run, signature: str, stop: threading.Event) -> nn.Module:
+def _fit(
+    model: Model, loss: Loss[Model], observe: Observe[Model], run: Run, signature: str, stop: threading.Event
+) -> Model:
     trained = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
     optimizer = torch.optim.AdamW(trained.values(), lr=run.rate, weight_decay=run.weight_decay)
     average = copy.deepcopy(model).eval().requires_grad_(False)
@@ -107,7 +111,7 @@ def _fit(model: nn.Module, loss: Loss, observe: Observe, run: Run, signature: st
         for group in optimizer.param_groups:
             group["lr"] = run.rate_at(step)
         with torch.autocast(torch.device(run.device).type, torch.bfloat16, enabled=autocast):
-            value, figures = loss(model, run.generator(step))
+            value = loss(model, run.generator(step))
         optimizer.zero_grad(set_to_none=True)
         value.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(trained.values(), 1.0)
@@ -119,7 +123,7 @@ def _fit(model: nn.Module, loss: Loss, observe: Observe, run: Run, signature: st
         now = time.monotonic()
         if step % run.log_steps == 0:
             rate = (step - logged_step) / (now - logged)
-            _log(run, step, loss=value.item(), norm=norm.item(), steps_per_second=rate, **figures)
+            _log(run, step, loss=value.item(), norm=norm.item(), steps_per_second=rate)
             logged, logged_step = now, step
         if now - saved >= run.save_seconds:
             save()
@@ -134,10 +138,9 @@ def _fit(model: nn.Module, loss: Loss, observe: Observe, run: Run, signature: st
     return average
 
 
-def ema_weights(folder: Path, device: str = "cpu") -> dict[str, Tensor]:
-    """The averaged weights of the folder's newest checkpoint, finished or not."""
-    state = torch.load(folder / "checkpoint.pt", map_location=device, weights_only=True)
-    weights: dict[str, Tensor] = state["ema"]
+def ema_weights(folder: Path) -> dict[str, Tensor]:
+    """The averaged weights of a stage's newest checkpoint, finished or not, on the CPU."""
+    weights: dict[str, Tensor] = torch.load(folder / "checkpoint.pt", map_location="cpu", weights_only=True)["ema"]
     return weights
 
 

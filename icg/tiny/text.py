@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import BertModel, BertTokenizer
 
 WIDTH = 384  # of MiniLM's token states
-CAPTION_TOKENS = 32  # a caption of the emoji data takes at most 29; longer titles are cut
+CAPTION_TOKENS = 24  # a caption of the training pictures takes 3 to 21; longer titles are cut
 
 
 def encoder() -> BertModel:

@@ -1,0 +1,62 @@
+"""Collect what the stages have trained into the folder of weights that `assemble.build` reads and that is shipped."""
+
+import argparse
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+
+from icg.tiny import mllm
+from icg.tiny.assemble import ship
+from icg.tiny.files import CACHE
+from icg.tiny.loop import ema_weights
+
+
+def export(stages: Path, weights: Path) -> dict[str, int]:
+    """Write autoencoder, unet, relevance and mllm in fp16 from the newest checkpoints; return bytes a file.
+
+    The MLLM's vision tower begins as the relevance reward's, its projector random: both are trained with the adapter.
+
+    Args:
+        stages: the folder of the stage folders.
+        weights: where the safetensors files go.
+
+    Raises:
+        FileNotFoundError: a stage has no checkpoint yet.
+    """
+    decoder = stages / "decoder" / "model"
+    autoencoder = AutoencoderKL.from_pretrained(
+        decoder if decoder.exists() else stages / "autoencoder" / "model", local_files_only=True
+    )
+    relevance = ema_weights(stages / "dual_encoder")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        reader = mllm.build()
+    tower = {
+        name.removeprefix("vision_model."): tensor
+        for name, tensor in relevance.items()
+        if name.startswith("vision_model.")
+    }
+    reader.model.vision_tower.load_state_dict(tower)
+
+    ship(autoencoder.state_dict(), weights, "autoencoder")
+    ship(ema_weights(stages / "base"), weights, "unet")
+    ship(relevance, weights, "relevance")
+    ship(mllm.own_weights(reader), weights, "mllm")
+    return {path.name: path.stat().st_size for path in sorted(weights.glob("*.safetensors"))}
+
+
+def main() -> None:
+    """`python -m icg.tiny.export WEIGHTS`."""
+    parser = argparse.ArgumentParser(description="Collect the trained parts of icg-tiny in fp16.")
+    parser.add_argument("weights", type=Path)
+    parser.add_argument("--stages", type=Path, default=CACHE, help="folder of the stage folders")
+    arguments = parser.parse_args()
+    sizes = export(arguments.stages, arguments.weights)
+    for name, size in sizes.items():
+        print(f"{name}: {size / 2**20:.1f} MiB")
+    print(f"in all: {sum(sizes.values()) / 2**20:.1f} of 32 MiB")
+
+
+if __name__ == "__main__":
+    main()
