@@ -11,6 +11,8 @@ import json
 import shlex
 import shutil
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,7 +30,7 @@ from workers.embedded import Embedded
 from workers.events import DEAD_LETTERS, NEUTRAL, CoverReady, ItemPublish
 from workers.exceptions import EmbeddedError, UserError
 from workers.messaging import Follower, Producer
-from workers.records import Release
+from workers.records import Part, Release
 from workers.releases import Releases
 from workers.settings import Api, Audit, Preferences, Settings, environment
 from workers.storage import ObjectStore
@@ -39,7 +41,8 @@ LEAST_FREE_BYTES = 2 * 2**30
 """For model parts, local copies of them, logs and tables."""
 
 SERVICES = ("covers", "preferences", "audit", "api")
-PARTS = ("base", "mllm", "space", "adapter", "rewards", "preference")
+PARTS: tuple[Part, ...] = ("base", "mllm", "space", "adapter", "rewards", "preference")
+IN_SPACE = {"adapter", "preference"}
 
 
 class DemoError(UserError):
@@ -155,7 +158,9 @@ class Demo:
         self._wait(services, "services ready", len(SERVICES), lambda: sum(map(probes.ready, health.values())))
 
         items = self._publish(settings, producer)
-        wanted = {segment.segment_id for segment in releases.segments(before).segments} | {NEUTRAL}
+        segments = releases.segments(before)
+        assert segments is not None
+        wanted = {segment.segment_id for segment in segments.segments} | {NEUTRAL}
         watch = Watch(settings, {item["item_id"] for item in items}, wanted)
         self._wait(services, "covers drawn", len(items) * len(wanted), watch.covers)
 
@@ -209,13 +214,16 @@ class Demo:
 
     def _release(self, releases: Releases, step: Callable[[int], None]) -> Release:
         """Build icg-tiny, store its parts, release them as number 1."""
-        from icg import init_tiny
-
         model = self._folder / "model"
-        init_tiny(model)
-        revisions: dict[Any, str] = {}
+        with (self._folder / "logs" / "model.log").open("wb") as log:
+            # A process of its own: this one then never loads torch.
+            command = [sys.executable, "-m", "workers.cli", "init", "tiny", str(model)]
+            if subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode:
+                raise DemoError(f"`icg init tiny` failed; see {log.name}")
+        revisions: dict[Part, str] = {}
         for done, part in enumerate(PARTS, 1):
-            revisions[part] = releases.put_folder(part, model / part, made_by="icg demo", space=revisions.get("space"))
+            space = revisions["space"] if part in IN_SPACE else None
+            revisions[part] = releases.put_folder(part, model / part, space=space, made_by="icg demo")
             step(done)
         return releases.publish(revisions, "first release of the demo", "base")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import re
 import shutil
 import threading
@@ -22,13 +23,14 @@ from pydantic import ValidationError
 from workers.events import BadEvent, ModelUpdate, explain
 from workers.exceptions import BadPart, Conflict, Fault, MessagingFault, StorageFault
 from workers.messaging import Follower, Producer
-from workers.records import RELEASE_KEY, ModelCard, Part, Release, part_prefix, revision_of, sha256
+from workers.records import RELEASE_KEY, ModelCard, Part, Release, SegmentSet, part_prefix, revision_of, sha256
 from workers.settings import Kafka
 from workers.storage import ObjectStore
 
 log = logging.getLogger(__name__)
 
 CARD = "card.json"
+SEGMENTS_FILE = "segments.json"
 _FILE = re.compile(r"[A-Za-z0-9_~-][A-Za-z0-9._~-]*(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _DAY = 24 * 3600
@@ -118,6 +120,35 @@ class Releases:
         )
         self._store.put_new(prefix + CARD, card.encode(), "application/json")
         return revision
+
+    def put_folder(self, part: Part, folder: Path, *, space: str | None = None, made_by: str = "") -> str:
+        """`put_part` of every file below a folder. A `fetch` on this machine then finds it in the cache."""
+        files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+        revision = self.put_part(part, files, space=space, made_by=made_by)
+        cached = self._cache / "parts" / part / revision
+        if not cached.exists():
+            arriving = cached.with_name(f".{revision}.{uuid.uuid4().hex}")
+            arriving.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(folder, arriving, copy_function=_link)
+            try:
+                arriving.rename(cached)
+            except OSError:  # another process was faster
+                shutil.rmtree(arriving, ignore_errors=True)
+        return revision
+
+    def segments(self, release: Release) -> SegmentSet | None:
+        """The segments of a release, None where it has none.
+
+        Raises:
+            BadPart: as `fetch`, or the file is not what it should be.
+        """
+        if "segments" not in release.parts:
+            return None
+        path = self.fetch("segments", release.parts["segments"]) / SEGMENTS_FILE
+        try:
+            return SegmentSet.decode(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise BadPart(f"segments {release.parts['segments'][:12]}: {error}") from None
 
     def card(self, part: Part, revision: str) -> ModelCard:
         """The card of a revision.
@@ -259,6 +290,15 @@ def _digest(content: Path | bytes) -> str:
         return sha256(content)
     with content.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _link(source: str, target: str) -> str:
+    """A hard link where the file system can: parts are never changed, and may be gigabytes."""
+    try:
+        os.link(source, target)
+        return target
+    except OSError:
+        return str(shutil.copy2(source, target))
 
 
 def _same(path: Path, digest: str) -> bool:

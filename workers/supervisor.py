@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 
 @dataclass(frozen=True)
@@ -97,12 +96,12 @@ class Supervisor:
         self._services.clear()
 
 
-def end_with_parent(stop: threading.Event, pipe: IO[bytes] | None = None, grace_seconds: float = 12.0) -> None:
+def end_with_parent(stop: threading.Event, grace_seconds: float = 12.0) -> None:
     """SIGTERM to this process when the pipe from the supervisor closes, and its end if that does not end it in time."""
-    source = pipe or sys.stdin.buffer
 
     def wait() -> None:
-        while source.read(4096):
+        # The bare descriptor: a daemon thread inside `sys.stdin` makes the interpreter abort at its end.
+        while os.read(0, 4096):
             pass
         if not stop.is_set():  # a second SIGTERM would cut the drain short
             os.kill(os.getpid(), signal.SIGTERM)
