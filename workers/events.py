@@ -231,7 +231,11 @@ class CoverReady(Event):
 
 
 class PreferencePairs(Event):
-    """A bounded sample of pairs for the one trainer of the shared weights. Carries no user id."""
+    """A bounded sample of pairs for the one trainer of the shared weights. Carries no user id.
+
+    In each pair the cover `chosen`, shown to the person `users`, was preferred to the cover `rejected`, shown to the
+    person `others`. Vectors of the people are as they were when the pair was learned.
+    """
 
     topic: ClassVar[str] = "preference-pairs"
 
@@ -242,6 +246,8 @@ class PreferencePairs(Event):
     chosen: list[list[float]]
     rejected: list[list[float]]
     weights: list[float]
+    others: list[list[float]] | None = Field(None, description="To whom `rejected` was shown; `users` when absent.")
+    held_out: list[bool] | None = Field(None, description="Pairs that judge and never train; none when absent.")
 
     def key(self) -> None:
         return None

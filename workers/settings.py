@@ -86,7 +86,10 @@ class Preferences(Section):
     release_pairs: int = Field(200, description="Pairs learned before a new preference revision is proposed.")
     holdout: float = 0.05
     residual_norm: float = Field(0.5, description="Bound on a user's learned residual, in units of the embedding norm.")
-    join_seconds: float = 600.0
+    join_seconds: float = Field(600.0, description="Of event time: how late an event may be and a click be joined.")
+    window_events: int = Field(2_000_000, ge=100_000, description="At most so many of a partition in that window.")
+    push_seconds: float = Field(1.0, ge=1.0, description="Tastes are pushed to Feast at most so often.")
+    release_margin: float = Field(0.02, description="Log loss by which a candidate may at most be worse, with 95 %.")
 
 
 class Audit(Section):

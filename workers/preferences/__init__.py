@@ -1,0 +1,1 @@
+"""The learner: `user-behavior` in, tastes and preference revisions out."""

@@ -1,0 +1,291 @@
+"""State with the source offsets inside, as one safetensors file an offset: `state/preferences/{who}/{offset:020d}`.
+
+Written with `If-None-Match: *`. Checkpoints are cut at the same offsets by whoever reads the partition, so of two
+learners that both believe they own it the second finds its key taken, and stops. Tensors are arrays; lists of names are
+JSON inside a byte tensor; all else is JSON in the file's metadata. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import uuid
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from icg.preference import Head
+from workers.preferences.learner import Learner, Queue
+from workers.preferences.tastes import Tastes
+from workers.preferences.trainer import Trainer
+from workers.preferences.window import OPEN, Counts, Names, Window
+from workers.storage import ObjectStore
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+KEPT = 3
+"""Checkpoints kept of each partition, the newest."""
+TRAINER = "trainer"
+Tensors = dict[str, NDArray[Any]]
+
+
+class Superseded(Exception):
+    """Somebody else has written this partition's checkpoint: it is theirs now, and ours must stop."""
+
+
+class BadState(ValueError):
+    """Not a checkpoint of ours."""
+
+
+class Checkpoints:
+    """The checkpoints of one process."""
+
+    def __init__(self, store: ObjectStore, writer: str | None = None) -> None:
+        self._store = store
+        self.writer = writer or uuid.uuid4().hex
+
+    def write(self, who: int | str, offset: int, tensors: Tensors, meta: dict[str, Any]) -> None:
+        """Write a state that has read everything before `offset`.
+
+        Raises:
+            Superseded: another process has written it.
+            StorageFault: try again; our own first try, if it was done, is recognised.
+        """
+        data = save(tensors, {"icg": orjson.dumps({**meta, "format": FORMAT, "writer": self.writer}).decode()})
+        key = _key(who, offset)
+        if not self._store.put_new(key, data, "application/octet-stream"):
+            stored = self._store.get(key)
+            if stored is not None and stored.data != data:
+                raise Superseded(f"{key} was written by another learner")
+        for old in sorted(self._store.list(_prefix(who)))[:-KEPT]:
+            self._store.delete(old)
+
+    def newest(self, who: int | str) -> tuple[int, Tensors, dict[str, Any]] | None:
+        """Offset and content of the newest checkpoint; one that cannot be read is passed over, and said."""
+        for key in sorted(self._store.list(_prefix(who)), reverse=True):
+            stored = self._store.get(key)
+            if stored is None:
+                continue
+            try:
+                tensors, meta = _read(stored.data)
+            except BadState as error:
+                log.error("%s: %s", key, error)
+                continue
+            return int(key.rpartition("/")[2]), tensors, meta
+        return None
+
+
+def _prefix(who: int | str) -> str:
+    return f"state/preferences/{who}/"
+
+
+def _key(who: int | str, offset: int) -> str:
+    return f"{_prefix(who)}{offset:020d}"
+
+
+def _read(data: bytes) -> tuple[Tensors, dict[str, Any]]:
+    try:
+        length = int.from_bytes(data[:8], "little")
+        meta = orjson.loads(orjson.loads(data[8 : 8 + length])["__metadata__"]["icg"])
+        tensors = load(data)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise BadState(f"no checkpoint: {error}") from None
+    if meta.get("format") != FORMAT:
+        raise BadState(f"format {meta.get('format')}, {FORMAT} is read")
+    return tensors, meta
+
+
+# -- a learner -----------------------------------------------------------------------------------------------------
+
+
+def of_learner(learner: Learner) -> tuple[Tensors, dict[str, Any]]:
+    """All of a learner's state but the covers' embeddings, which are immutable in S3."""
+    window, tastes = learner.window, learner.tastes
+    held, known = window.end - window.base, len(tastes.names)
+    tensors: Tensors = {f"window.{name}": column[:held] for name, column in window.columns.items()}
+    tensors |= {f"open.{name}": column for name, column in window.open.items()}
+    tensors |= {
+        "window.waiting": window.waiting,
+        "window.newest": window.newest[: len(window.items)],
+        "names.users": _pack(window.users.listed),
+        "names.items": _pack(window.items.listed),
+        "names.covers": _pack(window.covers.listed),
+        "tastes.names": _pack(tastes.names.listed),
+        "tastes.base": tastes.base[:known],
+        "tastes.residual": tastes.residual[:known],
+        "tastes.pairs": tastes.pairs[:known],
+        "tastes.asked": tastes.asked[:known],
+        "tastes.history": _pack([[number, liked] for number, liked in tastes.history.items()]),
+    }
+    tensors |= {f"queue.{name}": column for name, column in learner.queue.columns().items()}
+    tensors |= {f"pending.{name}": column for name, column in learner.pending.columns().items()}
+    meta = {
+        "partition": learner.partition,
+        "offset": learner.offset,
+        "release": learner.release,
+        "space": learner.head.space,
+        "dimension": learner.head.dimension,
+        "sequence": learner.sequence,
+        "cut": [learner.cut_offset, learner.cut_time],
+        "lost": [learner.other_space, learner.pending_dropped, learner.bad_tokens],
+        "window": [window.watermark, window.mark, window.floor, window.end, window.base],
+        "counts": window.counts.as_dict(),
+        "dirty": [sorted(tastes.dirty), sorted(tastes.dirty_history)],
+    }
+    return {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, meta
+
+
+def to_learner(
+    tensors: Tensors, meta: dict[str, Any], head: Head, *, horizon: int, most: int, holdout: float, bound: float
+) -> Learner:
+    """The learner again. `head` is the one of the release that `meta` names.
+
+    Raises:
+        BadState: something is missing or does not fit.
+    """
+    try:
+        if (meta["space"], meta["dimension"]) != (head.space, head.dimension):
+            raise BadState("the head is of another space than the checkpoint")
+        watermark, mark, floor, end, base = meta["window"]
+        window = Window(
+            horizon,
+            most,
+            watermark=watermark,
+            mark=mark,
+            floor=floor,
+            end=end,
+            base=base,
+            counts=Counts(**meta["counts"]),
+            users=Names(_unpack(tensors["names.users"])),
+            items=Names(_unpack(tensors["names.items"])),
+            covers=Names(_unpack(tensors["names.covers"])),
+            newest=tensors["window.newest"].copy(),
+            waiting=tensors["window.waiting"].copy(),
+            open={name: tensors[f"open.{name}"].copy() for name in OPEN},
+        )
+        window.restore({name: tensors[f"window.{name}"] for name in window.columns})
+        tastes = Tastes(head.dimension, holdout, bound)
+        numbers = tastes.numbers(_unpack(tensors["tastes.names"]))
+        for name in ("base", "residual", "pairs", "asked"):
+            getattr(tastes, name)[numbers] = tensors[f"tastes.{name}"]
+        tastes.history = {
+            number: [(item, cover) for item, cover in liked] for number, liked in _unpack(tensors["tastes.history"])
+        }
+        tastes.dirty, tastes.dirty_history = (set(numbers) for numbers in meta["dirty"])
+        other_space, pending_dropped, bad_tokens = meta["lost"]
+        return Learner(
+            meta["partition"],
+            head,
+            meta["release"],
+            window,
+            tastes,
+            offset=meta["offset"],
+            sequence=meta["sequence"],
+            cut_offset=meta["cut"][0],
+            cut_time=meta["cut"][1],
+            queue=_queue("queue", tensors),
+            pending=_queue("pending", tensors),
+            other_space=other_space,
+            pending_dropped=pending_dropped,
+            bad_tokens=bad_tokens,
+        )
+    except (KeyError, ValueError, TypeError, IndexError) as error:
+        raise BadState(f"a checkpoint that cannot be taken over: {error!r}") from None
+
+
+def _queue(name: str, tensors: Tensors) -> Queue:
+    return Queue(**{item.name: tensors[f"{name}.{item.name}"].copy() for item in fields(Queue)})
+
+
+def fingerprint(learner: Learner) -> str:
+    """sha256 of all that decides what a learner will ever do, in a spelling that no batch size shows in."""
+    window, tastes = learner.window, learner.tastes
+    rows = np.arange(window.base, window.end)
+    rows = rows[window.alive(rows)]
+    digest = hashlib.sha256()
+
+    def add(*values: Any) -> None:
+        for value in values:
+            digest.update(value.tobytes() if isinstance(value, np.ndarray) else orjson.dumps(value))
+            digest.update(b"\n")
+
+    add(learner.offset, learner.sequence, learner.release, learner.head.space, window.watermark)
+    add(window.counts.as_dict(), learner.other_space, learner.pending_dropped, learner.bad_tokens)
+    for name in ("key", "link", "time", "offset", "kind", "weight"):
+        add(window.columns[name][rows - window.base])
+    add(window.columns["answered"][rows - window.base])
+    for name, names in (("user", window.users), ("cover", window.covers)):
+        add([names.listed[number] for number in window.columns[name][rows - window.base].tolist()])
+    add(window.waiting[window.alive(window.waiting)] if len(window.waiting) else window.waiting)
+    going = window.open
+    add(*(window.columns["key"][going[name] - window.base] for name in ("row", "last")), going["kind"], going["steps"])
+    for queue in (learner.queue, learner.pending):
+        for people in (queue.winner, queue.loser):
+            add([tastes.names.listed[number] for number in people.tolist()])
+        for covers in (queue.chosen, queue.rejected):
+            add([window.covers.listed[code & 0xFFFFFFFF] for code in covers.tolist()])
+        add(queue.weight)
+    for number in np.argsort(np.array(tastes.names.listed, object)).tolist():
+        add(tastes.names.listed[number], tastes.base[number], tastes.residual[number], int(tastes.pairs[number]))
+        add(tastes.history.get(number, []))
+    return digest.hexdigest()
+
+
+# -- the trainer ---------------------------------------------------------------------------------------------------
+
+_HELD = ("users", "others", "chosen", "rejected", "weights")
+
+
+def of_trainer(trainer: Trainer) -> tuple[Tensors, dict[str, Any]]:
+    """All of the trainer's state."""
+    tensors: Tensors = {}
+    for name in ("start", "head", "average"):
+        head: Head = getattr(trainer, name)
+        tensors |= {f"{name}.weight": head.weight, f"{name}.bias": head.bias}
+    tensors |= {f"held.{name}": getattr(trainer.held, name)[: len(trainer.held)] for name in _HELD}
+    tensors["fresh"] = np.array(trainer.fresh, np.float64).reshape(-1, 5)
+    meta = {
+        "offset": trainer.offset,
+        "space": trainer.head.space,
+        "numbers": [trainer.steps, trainer.pairs, trainer.since, trainer.repeated, trainer.other_space],
+        "seen": [[partition, sequence] for partition, sequence in sorted(trainer.seen.items())],
+        "held": trainer.held.total,
+    }
+    return {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, meta
+
+
+def to_trainer(tensors: Tensors, meta: dict[str, Any]) -> Trainer:
+    """The trainer again.
+
+    Raises:
+        BadState: something is missing or does not fit.
+    """
+    try:
+        start, head, average = (
+            Head(meta["space"], tensors[f"{name}.weight"], tensors[f"{name}.bias"])
+            for name in ("start", "head", "average")
+        )
+        trainer = Trainer(start, head, average, offset=meta["offset"])
+        trainer.steps, trainer.pairs, trainer.since, trainer.repeated, trainer.other_space = meta["numbers"]
+        trainer.seen = dict(meta["seen"])
+        trainer.held.total = meta["held"]
+        for name in _HELD:
+            getattr(trainer.held, name)[: len(trainer.held)] = tensors[f"held.{name}"]
+        trainer.fresh = [(row[0], row[1], row[2], row[3], row[4]) for row in tensors["fresh"].tolist()]
+        return trainer
+    except (KeyError, ValueError, TypeError) as error:
+        raise BadState(f"a checkpoint that cannot be taken over: {error!r}") from None
+
+
+def _pack(value: Any) -> NDArray[np.uint8]:
+    return np.frombuffer(orjson.dumps(value), np.uint8)
+
+
+def _unpack(tensor: NDArray[np.uint8]) -> Any:
+    return orjson.loads(tensor.tobytes())

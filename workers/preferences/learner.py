@@ -1,0 +1,262 @@
+"""One partition's learner: columns in, pairs out; tastes learned on the way. No I/O of its own.
+
+Everything here belongs to the partition and follows from its messages alone, however they were batched: the window's
+rules are cut by offset and watermark, the steps by the number of pairs. What comes from outside (a new head, a sidecar
+that came late) is taken in only by `adopt` and `retry`, and the caller writes the state down before going on, so a
+replay finds it at the same place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icg.preference import Head
+from workers.preferences.decode import Columns
+from workers.preferences.pairs import BATCH, Floats, Pairs
+from workers.preferences.tastes import Tastes
+from workers.preferences.window import Answers, Couples, Ints, Window
+
+MOST_PENDING = 100_000
+"""Couples that wait for a cover's sidecar; a cover that never was would otherwise fill the memory."""
+
+
+class OtherSpace:
+    """Stands for the embedding of a cover that is of another space than the learner's."""
+
+
+class Sources(Protocol):
+    """Where vectors come from. Both calls are retried until they have an answer."""
+
+    def covers(self, wanted: Sequence[tuple[str, str]], space: str) -> list[Floats | OtherSpace | None]:
+        """Embeddings of (item_id, cover_id); None where there is no sidecar (yet)."""
+        ...
+
+    def people(self, user_ids: list[str], space: str, dimension: int) -> Floats:
+        """[n, dimension]: the imported embedding, else the segment's vector, else zeros."""
+        ...
+
+
+@dataclass(slots=True)
+class Queue:
+    """Couples as columns, first in first out. People are `Tastes`' numbers, covers `item << 32 | cover`."""
+
+    winner: Ints = field(default_factory=lambda: np.empty(0, np.int64))
+    loser: Ints = field(default_factory=lambda: np.empty(0, np.int64))
+    chosen: Ints = field(default_factory=lambda: np.empty(0, np.int64))
+    rejected: Ints = field(default_factory=lambda: np.empty(0, np.int64))
+    weight: Floats = field(default_factory=lambda: np.empty(0, np.float32))
+    time: Ints = field(default_factory=lambda: np.empty(0, np.int64))
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        return {item.name: getattr(self, item.name) for item in fields(self)}
+
+    def __len__(self) -> int:
+        return len(self.winner)
+
+    def take(self, rows: NDArray[np.bool_] | slice) -> Queue:
+        return Queue(**{name: column[rows] for name, column in self.columns().items()})
+
+    def __add__(self, more: Queue) -> Queue:
+        other = more.columns()
+        return Queue(**{name: np.concatenate([column, other[name]]) for name, column in self.columns().items()})
+
+
+@dataclass(slots=True)
+class Learner:
+    """State of one partition. `offset` is the next to read."""
+
+    partition: int
+    head: Head
+    release: int
+    window: Window
+    tastes: Tastes
+    offset: int = 0
+    sequence: int = 0  # of the next message of pairs
+    cut_offset: int = 0  # where the last scheduled checkpoint was, and
+    cut_time: int = 0  # the watermark there
+    queue: Queue = field(default_factory=Queue)
+    pending: Queue = field(default_factory=Queue)
+    other_space: int = 0
+    pending_dropped: int = 0
+    bad_tokens: int = 0
+    _known: dict[int, int] = field(default_factory=dict)  # cover -> row of _embeddings, ABSENT or OTHER
+    _embeddings: Floats = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    _stored: int = 0
+
+    def take(self, batch: Columns, weight: Floats, sources: Sources) -> list[Pairs]:
+        """Learn from a batch whose first offset is at or after `offset`; the pairs that are now complete.
+
+        Raises:
+            ValueError: the batch goes back, so an event would count twice.
+        """
+        if not len(batch):
+            return []
+        if batch.offset[0] < self.offset:
+            raise ValueError(f"partition {self.partition}: offset {batch.offset[0]} after {self.offset - 1}")
+        self.offset = int(batch.offset[-1]) + 1
+        couples, answers = self.window.add(batch, weight)
+        for part in answers:
+            self._remember(part)
+        made: list[Pairs] = []
+        for couple in couples:
+            self._couple(couple, sources)
+            made += self._steps(sources)
+        return made
+
+    def skip(self, offset: int) -> None:
+        """Go on at `offset`: what lies before held nothing to learn (bad events, a gap of the log)."""
+        self.offset = max(self.offset, offset)
+
+    def _remember(self, answers: Answers) -> None:
+        window, tastes = self.window, self.tastes
+        users = tastes.numbers([window.users.listed[user] for user in answers.user.tolist()])
+        for user, item, cover, kind in zip(
+            users.tolist(), answers.item.tolist(), answers.cover.tolist(), answers.kind.tolist(), strict=True
+        ):
+            tastes.remember(user, window.items.listed[item], window.covers.listed[cover], kind)
+
+    def _couple(self, couples: Couples, sources: Sources) -> None:
+        listed = self.window.users.listed
+        winner = self.tastes.numbers([listed[user] for user in couples.winner.tolist()])
+        loser = self.tastes.numbers([listed[user] for user in couples.loser.tolist()])
+        item = couples.item << 32
+        queue = Queue(winner, loser, item | couples.chosen, item | couples.rejected, couples.weight, couples.time)
+        self._sort_in(queue, sources)
+
+    def _sort_in(self, queue: Queue, sources: Sources) -> None:
+        """Known covers to the queue, missing ones to pending, those of another space away."""
+        self._learn_covers(np.concatenate([queue.chosen, queue.rejected]), sources)
+        chosen, rejected = self._rows(queue.chosen), self._rows(queue.rejected)
+        other = (chosen == OTHER) | (rejected == OTHER)
+        absent = ~other & ((chosen == ABSENT) | (rejected == ABSENT))
+        self.other_space += int(np.count_nonzero(other))
+        if absent.any():
+            self.pending += queue.take(absent)
+            surplus = len(self.pending) - MOST_PENDING
+            if surplus > 0:
+                self.pending_dropped += surplus
+                self.pending = self.pending.take(slice(surplus, None))
+        self.queue += queue.take(~other & ~absent)
+
+    def _rows(self, covers: Ints) -> Ints:
+        return np.fromiter(map(self._known.__getitem__, covers.tolist()), np.int64, len(covers))
+
+    def _learn_covers(self, covers: Ints, sources: Sources, again: bool = False) -> None:
+        wanted = [code for code in np.unique(covers).tolist() if code not in self._known or again]
+        if not wanted:
+            return
+        window = self.window
+        names = [(window.items.listed[code >> 32], window.covers.listed[code & 0xFFFFFFFF]) for code in wanted]
+        for code, found in zip(wanted, sources.covers(names, self.head.space), strict=True):
+            if found is None:
+                self._known[code] = ABSENT
+            elif isinstance(found, OtherSpace) or found.shape != (self.head.dimension,):
+                self._known[code] = OTHER
+            else:
+                self._known[code] = self._store(found)
+
+    def _store(self, embedding: Floats) -> int:
+        row = self._stored
+        if row == len(self._embeddings):
+            grown = np.zeros((max(1024, 2 * row), self.head.dimension), np.float32)
+            if row:
+                grown[:row] = self._embeddings
+            self._embeddings = grown
+        self._embeddings[row] = embedding
+        self._stored += 1
+        return row
+
+    def _steps(self, sources: Sources) -> list[Pairs]:
+        """One step for every `BATCH` pairs of the queue."""
+        whole = len(self.queue) // BATCH * BATCH
+        starts = range(0, whole, BATCH)
+        made = [self._step(self.queue.take(slice(start, start + BATCH)), sources) for start in starts]
+        if whole:
+            self.queue = self.queue.take(slice(whole, None))
+        return made
+
+    def _step(self, queue: Queue, sources: Sources) -> Pairs:
+        tastes, space = self.tastes, self.head.space
+        people = np.concatenate([queue.winner, queue.loser])
+        tastes.ask(people, int(queue.time.max()), lambda names: sources.people(names, space, self.head.dimension))
+        chosen, rejected = self._embeddings[self._rows(queue.chosen)], self._embeddings[self._rows(queue.rejected)]
+        held_out = tastes.held_out[queue.winner] | tastes.held_out[queue.loser]
+        pairs = Pairs(
+            sequence=self.sequence,
+            partition=self.partition,
+            space=space,
+            users=tastes.vectors(queue.winner),
+            others=tastes.vectors(queue.loser),
+            chosen=chosen,
+            rejected=rejected,
+            weights=queue.weight,
+            held_out=held_out,
+        )
+        trains = np.where(held_out, np.float32(0), queue.weight)
+        tastes.learn(self.head, queue.winner, queue.loser, chosen, rejected, trains)
+        self.sequence += 1
+        return pairs
+
+    # -- what comes from outside: the caller writes a checkpoint before it goes on ---------------------------------
+
+    def adopt(self, head: Head, release: int) -> None:
+        """Learn tastes under another released head. In another space all that was learned is given up."""
+        if head.space != self.head.space:
+            self.other_space += len(self.queue) + len(self.pending)
+            self.queue, self.pending = Queue(), Queue()
+            self.tastes.move(head.dimension)
+            self._known, self._stored = {}, 0
+            self._embeddings = np.empty((0, head.dimension), np.float32)
+        self.head, self.release = head, release
+
+    def retry(self, sources: Sources) -> int:
+        """Ask again for the covers that were missing; how many pairs need wait no longer."""
+        waiting = self.pending
+        if not len(waiting):
+            return 0
+        missing = np.concatenate([waiting.chosen, waiting.rejected])
+        missing = missing[self._rows_or_absent(missing) == ABSENT]
+        self._learn_covers(missing, sources, again=True)
+        self.pending = Queue()
+        before = len(self.queue)
+        self._sort_in(waiting, sources)
+        return len(self.queue) - before
+
+    def resume(self, sources: Sources) -> None:
+        """After a checkpoint was read: fetch the covers of the pairs that were waiting for their turn."""
+        queue, self.queue = self.queue, Queue()
+        self._sort_in(queue, sources)
+
+    def _rows_or_absent(self, covers: Ints) -> Ints:
+        return np.array([self._known.get(code, ABSENT) for code in covers.tolist()], np.int64)
+
+    # -- where to write it down ------------------------------------------------------------------------------------
+
+    def cut(self, batch: Columns, events: int, microseconds: int) -> int | None:
+        """The row of the batch before which a checkpoint is due, if any: a matter of offsets and event time alone.
+
+        Due at every multiple of `events`; and after `microseconds` of event time where the stream is slow: with
+        at least a fiftieth and at most a twentieth of `events` since the last one, so that a replay at full speed
+        does not write one after the other.
+        """
+        if not len(batch):
+            return None
+        since = batch.offset - self.cut_offset
+        high = np.maximum.accumulate(np.maximum(batch.time, self.window.watermark))
+        due = batch.offset // events != self.cut_offset // events
+        due |= (high - self.cut_time >= microseconds) & (since >= events // 50) & (since <= events // 20)
+        rows = np.flatnonzero(due)
+        if not len(rows):
+            return None
+        row = int(rows[0])
+        self.cut_offset, self.cut_time = int(batch.offset[row]), int(high[row])
+        return row
+
+
+ABSENT, OTHER = -1, -2
+"""In place of an embedding's row."""

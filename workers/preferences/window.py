@@ -1,0 +1,489 @@
+"""The last minutes of one partition: which events were seen, which impression a click answers, which covers met.
+
+What comes out does not depend on how the stream was cut into batches: all that is decided about an event is decided as
+of that event's place in the stream. The window's lower end moves in steps (`_epochs`), cut by watermark and offset, and
+between two of them it stands still; rows are freed in their own time, which nobody can see from outside.
+
+**Late.** The watermark is the greatest event time so far. An event older than it by more than `horizon` is late.
+
+**Seen.** An event whose id is in the window is a duplicate. The window reaches back at least as far as events are not
+late, so that no duplicate slips through, unless more than `most` events lie in it: then those are forgotten first.
+
+**Couples.** The impressions of one item form a chain in stream order. An answered impression x is paired with its
+neighbours y up to LAGS places away, before and after, where y showed another cover: x won for a click or like, y for a
+dislike. y may be another person's. Two rules keep this sound, and both are easy to lose:
+
+* *Fixed lags, not "the nearest with another cover"*: then the pair (x, y) arises from a click on x exactly where (y, x)
+  arises from a click on y, so random clicks give no cover an edge, however often the policy shows it.
+* *Whether y was answered too does not matter*: if it was, its own answer makes the opposite pair and the two cancel. To
+  look would favour whichever had more time to be clicked. So P(x beats y) = rate_x / (rate_x + rate_y), the
+  conditional likelihood of two Poisson rates, in which all that the item itself adds has gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workers.preferences.decode import CLICK, DISLIKE, DWELL, IMPRESSION, LIKE, Columns, keys_of
+from workers.preferences.table import Table
+
+LAGS = 2
+"""Neighbours on each side: up to four couples a click, most of them of two covers where an item has several."""
+KIND_WEIGHT = np.array([0, 1, 2, 2, 0], np.float32)
+"""By kind: a like or dislike is said on purpose and counts twice."""
+STRIDES = 60
+"""The window's lower end moves when the watermark enters another sixtieth of the horizon, 10 s by default,"""
+OFFSET_STRIDE = 16_384
+"""or the offset another stride."""
+MOST_WEIGHT = 10.0
+"""A couple's inverse propensity is clipped here: bounded variance for a little bias."""
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(slots=True)
+class Counts:
+    """What became of the events of a partition. Part of its state, so that it too survives."""
+
+    events: int = 0
+    bad: int = 0
+    without_cover: int = 0
+    late: int = 0
+    duplicates: int = 0
+    impressions: int = 0
+    answers: int = 0
+    unjoined: int = 0  # a click that names no impression, or one that never came, or a second one on the same
+    mismatched: int = 0  # an answer by another user or to another cover than the impression it names
+    couples: int = 0
+
+    def as_dict(self) -> dict[str, int]:
+        return {item.name: getattr(self, item.name) for item in fields(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class Couples:
+    """Who preferred what: the winner's cover under the winner's eyes beats the loser's under the loser's."""
+
+    winner: Ints  # user, as the window's index
+    loser: Ints
+    item: Ints
+    chosen: Ints  # cover, as the window's index
+    rejected: Ints
+    weight: NDArray[np.float32]
+    time: Ints
+
+    def __len__(self) -> int:
+        return len(self.winner)
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Answers that found their impression, for the users' histories."""
+
+    user: Ints
+    item: Ints
+    cover: Ints
+    kind: Ints
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+
+class Names(dict[str, int]):
+    """Numbers for names, given at first sight; `listed[number]` is the name."""
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        self.listed = list(names)
+        super().__init__((name, number) for number, name in enumerate(self.listed))
+
+    def __missing__(self, name: str) -> int:
+        self[name] = number = len(self)
+        self.listed.append(name)
+        return number
+
+    def of(self, names: list[Any]) -> Ints:
+        return np.fromiter(map(self.__getitem__, names), np.int64, len(names))
+
+
+NAMED = 128
+
+# One row an accepted event. `link` is what an answer names and what an impression is named by.
+_COLUMNS: dict[str, tuple[type, int]] = {
+    "key": (np.uint64, 2),
+    "link": (np.uint64, 2),
+    "time": (np.int64, 0),
+    "offset": (np.int64, 0),
+    "user": (np.int32, 0),
+    "item": (np.int32, 0),
+    "cover": (np.int32, 0),
+    "kind": (np.int8, 0),
+    "answered": (np.uint8, 0),  # bit by kind; NAMED: `named` leads here
+    "weight": (np.float32, 0),
+    "before": (np.int64, 0),  # the impression of the same item before this one, -1: none
+    "after": (np.int64, 0),
+}
+OPEN = ("row", "kind", "since", "last", "steps")
+
+
+@dataclass(slots=True)
+class Window:
+    """State and rules. Times in µs; a row's number is its place among the accepted events of the partition."""
+
+    horizon: int
+    most: int = 2_000_000
+    watermark: int = -(2**62)
+    mark: int = -(2**62)  # the watermark and
+    floor: int = -(2**62)  # the offset that bound the window in this epoch
+    end: int = 0  # number of the next row
+    base: int = 0  # number of the first row kept
+    counts: Counts = field(default_factory=Counts)
+    users: Names = field(default_factory=Names)
+    items: Names = field(default_factory=Names)
+    covers: Names = field(default_factory=Names)
+    columns: dict[str, NDArray[Any]] = field(default_factory=dict)
+    newest: Ints = field(default_factory=lambda: np.full(1024, -1, np.int64))  # by item: its last impression
+    waiting: Ints = field(default_factory=lambda: np.empty(0, np.int64))  # answers whose impression has not come
+    open: dict[str, Ints] = field(default_factory=lambda: {name: np.empty(0, np.int64) for name in OPEN})
+    seen: Table = field(default_factory=Table)
+    named: Table = field(default_factory=Table)  # impressions known by another id than their event's
+
+    def __post_init__(self) -> None:
+        if not self.columns:
+            self.columns = _allocate(4096)
+
+    # -- a batch ---------------------------------------------------------------------------------------------------
+
+    def add(self, batch: Columns, weight: NDArray[np.float32] | None = None) -> tuple[list[Couples], list[Answers]]:
+        """Take a batch in.
+
+        Args:
+            weight: [n] inverse propensity of the cover that was shown, relative to a uniform choice; 1 where unknown.
+
+        Returns:
+            Couples and answers in stream order, in parts whose sizes mean nothing.
+        """
+        couples: list[Couples] = []
+        answers: list[Answers] = []
+        if weight is None:
+            weight = np.ones(len(batch), np.float32)
+        high = np.maximum.accumulate(np.maximum(batch.time, self.watermark))
+        for start, end in self._epochs(batch.offset, high):
+            part = self._add(batch.span(start, end), weight[start:end], high[start:end])
+            couples += [part[0]] if len(part[0]) else []
+            answers += [part[1]] if len(part[1]) else []
+        return couples, answers
+
+    def _epochs(self, offset: Ints, high: Ints) -> list[tuple[int, int]]:
+        """Where the window's lower end moves: when the watermark or the offset enters another stride."""
+        if not len(offset):
+            return []
+        stride = max(1, self.horizon // STRIDES)
+        steps = (np.diff(high // stride) != 0) | (np.diff(offset // OFFSET_STRIDE) != 0)
+        cuts = [0, *(np.flatnonzero(steps) + 1).tolist(), len(offset)]
+        return list(pairwise(cuts))
+
+    def _add(self, batch: Columns, weight: NDArray[np.float32], high: Ints) -> tuple[Couples, Answers]:
+        stride = max(1, self.horizon // STRIDES)
+        self.watermark = int(high[-1])
+        self.mark = self.watermark // stride * stride - self.horizon
+        self.floor = int(batch.offset[0]) // OFFSET_STRIDE * OFFSET_STRIDE - self.most
+        useful = np.fromiter(map(bool, batch.cover), bool, len(batch)) & (batch.kind != DWELL)
+        late = useful & (batch.time < high - self.horizon)
+        self.counts.events += len(batch)
+        self.counts.without_cover += int(np.count_nonzero(~useful))
+        self.counts.late += int(np.count_nonzero(late))
+        rows = np.flatnonzero(useful & ~late)
+        repeats = _repeats(batch.key[rows])
+        known = self.seen.get(batch.key[rows])
+        known[known < self.base] = -1
+        repeats[known >= 0] |= self.alive(known[known >= 0])
+        self.counts.duplicates += int(np.count_nonzero(repeats))
+        self._append(batch, rows[~repeats], weight[rows[~repeats]])
+        joined = self._join()
+        couples = self._couple(joined)
+        answers = self._answers(joined)
+        self._free()
+        return couples, answers
+
+    def _append(self, batch: Columns, rows: Ints, weight: NDArray[np.float32]) -> None:
+        n = len(rows)
+        if not n:
+            return
+        self._make_room(n)
+        whole = n == len(batch)
+        picked = rows.tolist()
+
+        def names(values: list[Any]) -> list[Any]:
+            return values if whole else [values[row] for row in picked]
+
+        kind = batch.kind[rows]
+        item = self.items.of(names(batch.item))
+        cover = self.covers.of(names(batch.cover))
+        key = batch.key[rows]
+        link = key.copy()
+        linked = [(at, name) for at, name in enumerate(names(batch.impression)) if name is not None]
+        has_link = np.zeros(n, bool)
+        if linked:
+            at, ids = np.array([at for at, _ in linked]), [name for _, name in linked]
+            link[at] = keys_of(ids)
+            has_link[at] = True
+        # A like or dislike that names no impression is its own: the person saw what they judged.
+        own = ((kind == LIKE) | (kind == DISLIKE)) & ~has_link
+        shown = (kind == IMPRESSION) | own
+        number = np.arange(self.end, self.end + n)
+        span = slice(self.end - self.base, self.end - self.base + n)
+        columns = self.columns
+        columns["key"][span] = key
+        columns["link"][span] = link
+        columns["time"][span] = batch.time[rows]
+        columns["offset"][span] = batch.offset[rows]
+        columns["user"][span] = self.users.of(names(batch.user))
+        columns["item"][span] = np.where(shown, item, -1)
+        columns["cover"][span] = cover
+        columns["kind"][span] = kind
+        columns["answered"][span] = 0
+        columns["weight"][span] = weight
+        columns["before"][span] = -1
+        columns["after"][span] = -1
+        self.end += n
+        self.seen.put(key, number)
+        renamed = np.flatnonzero((kind == IMPRESSION) & has_link & (link != key).any(axis=1))
+        if len(renamed):
+            renamed = renamed[~_repeats(link[renamed])]  # two impressions of one name: the first is meant
+            there = self.named.get(link[renamed])
+            there = np.where(there >= self.base, there, -1)
+            fresh = there < 0
+            fresh[~fresh] = ~self.alive(there[~fresh])
+            self.named.put(link[renamed[fresh]], number[renamed[fresh]])
+            self.columns["answered"][number[renamed[fresh]] - self.base] |= NAMED
+        self._chain(number[shown], item[shown])
+        joinable = ((kind != IMPRESSION) & has_link) | own
+        self.counts.impressions += int(np.count_nonzero(kind == IMPRESSION))
+        self.counts.answers += int(np.count_nonzero(kind != IMPRESSION))
+        self.counts.unjoined += int(np.count_nonzero((kind == CLICK) & ~has_link))
+        self.waiting = np.concatenate([self.waiting, number[joinable]])
+
+    def _chain(self, number: Ints, item: Ints) -> None:
+        """Link each impression with the one of the same item before it."""
+        if len(self.items) > len(self.newest):
+            self.newest = np.concatenate([self.newest, np.full(len(self.items), -1, np.int64)])
+        if not len(number):
+            return
+        # Radix sort where 16 bits hold the item: 8 ns an entry instead of 57.
+        order = np.argsort(item.astype(np.uint16) if len(self.items) <= 2**16 else item, kind="stable")
+        by_item, row = item[order], number[order]
+        starts = np.concatenate([[True], by_item[1:] != by_item[:-1]])
+        before = np.concatenate([[-1], row[:-1]])
+        before[starts] = self.newest[by_item[starts]]
+        before[before < self.base] = -1
+        self.columns["before"][row - self.base] = before
+        linked = before >= 0
+        self.columns["after"][before[linked] - self.base] = row[linked]
+        ends = np.concatenate([starts[1:], [True]])
+        self.newest[by_item[ends]] = row[ends]
+
+    # -- joining ---------------------------------------------------------------------------------------------------
+
+    def _join(self) -> dict[str, Ints]:
+        """Answers of which both sides are here: the answer's row, the impression's, the kind, the later row of both."""
+        answer = self.waiting
+        if not len(answer):
+            return {name: np.empty(0, np.int64) for name in ("answer", "row", "kind", "at")}
+        link, kind = self._column("link", answer), self._column("kind", answer).astype(np.int64)
+        named, seen = self.named.get(link), self.seen.get(link)
+        # An id may name one impression and be the event id of another: the one that was there first is meant.
+        sooner = np.maximum(named, answer) <= np.maximum(seen, answer)
+        row = np.where((named >= self.base) & (sooner | (seen < self.base)), named, seen)
+        row = np.where(self._column("item", answer) >= 0, answer, row)  # a like or dislike that is its own impression
+        found = row >= self.base
+        found[found] = (self._column("item", row[found]) >= 0) & self.alive(row[found])
+        living = self.alive(answer)
+        found &= living
+        self.counts.unjoined += int(np.count_nonzero(~living))
+        self.waiting = answer[living & ~found]
+        at = np.maximum(answer, row)
+
+        answer, row, kind, at = answer[found], row[found], kind[found], at[found]
+        fits = (self._column("user", answer) == self._column("user", row)) & (
+            self._column("cover", answer) == self._column("cover", row)
+        )
+        self.counts.mismatched += int(np.count_nonzero(~fits))
+        answer, row, kind, at = answer[fits], row[fits], kind[fits], at[fits]
+        order = np.lexsort((answer, at))
+        answer, row, kind, at = answer[order], row[order], kind[order], at[order]
+        # One answer of a kind an impression: the first.
+        bit = (1 << kind).astype(np.uint8)
+        again = (self._column("answered", row) & bit) != 0
+        again |= _repeats_of(row * 8 + kind)
+        self.counts.unjoined += int(np.count_nonzero(again))
+        answer, row, kind, at, bit = answer[~again], row[~again], kind[~again], at[~again], bit[~again]
+        np.bitwise_or.at(self.columns["answered"], row - self.base, bit)
+        return {"answer": answer, "row": row, "kind": kind, "at": at}
+
+    def _answers(self, joined: dict[str, Ints]) -> Answers:
+        row = joined["row"]
+        if not len(row):
+            return _NO_ANSWERS
+        user, item, cover = (self._column(name, row).astype(np.int64) for name in ("user", "item", "cover"))
+        return Answers(user, item, cover, joined["kind"])
+
+    # -- couples ---------------------------------------------------------------------------------------------------
+
+    def _couple(self, joined: dict[str, Ints]) -> Couples:
+        made: list[tuple[Ints, ...]] = []  # (place, row, lag, kind, other)
+        row, kind, at = joined["row"], joined["kind"], joined["at"]
+        other = row
+        for lag in range(1, LAGS + 1):
+            other = np.where(other >= self.base, self._column("before", np.maximum(other, self.base)), -1)
+            has = other >= self.base
+            made.append((at[has], row[has], np.full(int(has.sum()), -lag), kind[has], other[has]))
+        fresh = {"row": row, "kind": kind, "since": at, "last": row, "steps": np.zeros(len(row), np.int64)}
+        going = {name: np.concatenate([self.open[name], fresh[name]]) for name in OPEN}
+        for _ in range(LAGS):
+            if not len(going["row"]):
+                break
+            after = self._column("after", going["last"])
+            has = (after >= self.base) & (going["steps"] < LAGS)
+            going["last"] = np.where(has, after, going["last"])
+            going["steps"] = going["steps"] + has
+            place = np.maximum(going["since"], going["last"])[has]
+            made.append((place, going["row"][has], going["steps"][has], going["kind"][has], going["last"][has]))
+        keep = (going["steps"] < LAGS) & self.alive(going["row"])
+        self.open = {name: column[keep] for name, column in going.items()}
+        place, row, lags, kind, other = (np.concatenate(parts) for parts in zip(*made, strict=True))
+        if not len(place):
+            return _NO_COUPLES
+        good = self.alive(row) & self.alive(other)
+        good &= self._column("cover", row) != self._column("cover", other)
+        order = np.flatnonzero(good)
+        order = order[np.lexsort((lags[order], kind[order], row[order], place[order]))]
+        row, kind, other = row[order], kind[order], other[order]
+        self.counts.couples += len(order)
+        lost = kind == DISLIKE
+        winner, loser = np.where(lost, other, row), np.where(lost, row, other)
+        both = self._column("weight", row) * self._column("weight", other)
+        return Couples(
+            winner=self._column("user", winner).astype(np.int64),
+            loser=self._column("user", loser).astype(np.int64),
+            item=self._column("item", row).astype(np.int64),
+            chosen=self._column("cover", winner).astype(np.int64),
+            rejected=self._column("cover", loser).astype(np.int64),
+            weight=KIND_WEIGHT[kind] * np.minimum(both, np.float32(MOST_WEIGHT)),
+            time=np.full(len(order), self.mark + self.horizon),
+        )
+
+    # -- rows ------------------------------------------------------------------------------------------------------
+
+    def _column(self, name: str, rows: Ints) -> NDArray[Any]:
+        column: NDArray[Any] = self.columns[name][rows - self.base]
+        return column
+
+    def alive(self, rows: Ints) -> NDArray[np.bool_]:
+        """Which rows are in the window of this epoch."""
+        kept: NDArray[np.bool_] = (self._column("time", rows) >= self.mark) & (
+            self._column("offset", rows) >= self.floor
+        )
+        return kept
+
+    def restore(self, columns: dict[str, NDArray[Any]]) -> None:
+        """Take rows `base` to `end` back from a checkpoint."""
+        held = self.end - self.base
+        self.columns = _allocate(max(4096, 2 * held))
+        for name, column in columns.items():
+            self.columns[name][:held] = column
+        self._rebuild(4096)
+
+    def _make_room(self, more: int) -> None:
+        held = self.end - self.base
+        size = len(self.columns["time"])
+        if held + more > size:
+            room = _allocate(max(2 * size, held + more))
+            for name, column in self.columns.items():
+                room[name][:held] = column[:held]
+            self.columns = room
+        if self.seen.crowded(more) or self.named.crowded(more):
+            self._rebuild(more)
+
+    def _free(self) -> None:
+        """Give up dead rows at the front once they are half of all that is held."""
+        held = self.end - self.base
+        if held < 8192:
+            return
+        if self.alive(np.array([self.base + held // 2]))[0]:
+            return
+        alive = self.alive(np.arange(self.base, self.end))
+        first = int(np.argmax(alive)) if alive.any() else held
+        # What waits or goes on is alive by definition; whatever the flags say, its row stays.
+        for numbers in (self.waiting, self.open["row"], self.open["last"]):
+            if len(numbers):
+                first = min(first, int(numbers.min()) - self.base)
+        if first < held // 2:
+            return
+        for column in self.columns.values():
+            column[: held - first] = column[first:held].copy()
+        self.base += first
+        self._forget_names()
+        self._rebuild(0)
+
+    def _rebuild(self, more: int) -> None:
+        """Both tables anew from the rows held, with room for more: half as much again, so that it is done seldom."""
+        held = self.end - self.base
+        rows = np.arange(self.base, self.end)
+        key, link = self.columns["key"][:held], self.columns["link"][:held]
+        self.seen.rebuild(*_last_of(key, rows), room=more + held + held // 2)
+        named = (self.columns["answered"][:held] & NAMED) != 0
+        keys, numbers = _last_of(link[named], rows[named])
+        self.named.rebuild(keys, numbers, room=more + len(numbers) + len(numbers) // 2)
+
+    def _forget_names(self) -> None:
+        """Users are numbered for the window only: those no longer in it lose their number."""
+        held = self.end - self.base
+        user = self.columns["user"][:held]
+        if len(self.users) < 65_536:
+            return
+        living = np.unique(user)
+        if 2 * len(living) > len(self.users):
+            return
+        self.users = Names(self.users.listed[number] for number in living.tolist())
+        self.columns["user"][:held] = np.searchsorted(living, user)
+
+
+def _allocate(size: int) -> dict[str, NDArray[Any]]:
+    return {name: np.zeros((size, width) if width else size, dtype) for name, (dtype, width) in _COLUMNS.items()}
+
+
+def _repeats_of(values: Ints) -> NDArray[np.bool_]:
+    """Which entries have an equal one before them."""
+    repeats = np.ones(len(values), bool)
+    repeats[np.unique(values, return_index=True)[1]] = False
+    return repeats
+
+
+def _repeats(keys: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Which keys [n, 2] have an equal one before them."""
+    repeats = np.zeros(len(keys), bool)
+    first = np.sort(keys[:, 0])  # 9 ns a key; the rest is for the few that meet
+    twice = first[1:][first[1:] == first[:-1]]
+    if len(twice):
+        rows = np.flatnonzero(np.isin(keys[:, 0], twice))
+        order = np.lexsort((keys[rows, 1], keys[rows, 0]))  # stable: the first of equals stays first
+        ordered = keys[rows[order]]
+        repeats[rows[order[1:][(ordered[1:] == ordered[:-1]).all(axis=1)]]] = True
+    return repeats
+
+
+def _last_of(keys: NDArray[np.uint64], rows: Ints) -> tuple[NDArray[np.uint64], Ints]:
+    """An id may come twice in a window that has forgotten the first; the later row is the one that counts."""
+    again = _repeats(keys[::-1])[::-1]
+    return keys[~again], rows[~again]
+
+
+_NONE = np.empty(0, np.int64)
+_NO_COUPLES = Couples(_NONE, _NONE, _NONE, _NONE, _NONE, np.empty(0, np.float32), _NONE)
+_NO_ANSWERS = Answers(_NONE, _NONE, _NONE, _NONE)
