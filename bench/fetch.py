@@ -31,7 +31,7 @@ ITEMS, USERS, PAGE = 2000, 2000, 200
 
 BARE = """
 import asyncio, signal, sys, threading
-import orjson, uvicorn
+import orjson, prometheus_client, uvicorn
 from fastapi import FastAPI, Request, Response
 from workers.api.lookup import ITEM_COLUMNS, USER_COLUMNS
 from workers.features import Features
@@ -47,6 +47,10 @@ def read(user_id, item_ids):
 @app.get("/readyz")
 async def ready():
     return {}
+
+@app.get("/metrics")
+async def metrics():
+    return Response(prometheus_client.generate_latest())
 
 @app.get("/one/{item_id}")
 async def one(item_id: str, user_id: str):
@@ -79,8 +83,10 @@ def main() -> int:
         settings = Settings(s3=servers.s3, feast=servers.feast)
         with api_world.served(settings) as ours, api_world.served(settings, program=BARE) as bare:
             measured = measure(ours, bare, items, arguments.requests)
+            measured["cpu"] = cpu_times(ours, bare, items)
         floor = feast_alone(settings, page)
     (get, get_bare), (batch, batch_bare) = measured["get"], measured["batch"]
+    cpu, cpu_bare = measured["cpu"]
     how = f"{arguments.requests} requests, one at a time, {ITEMS} items x {len(segments)} segments, SQLite"
     figures = [
         Figure("get_p50_ms", quantile(get, 0.5), note=how),
@@ -92,6 +98,10 @@ def main() -> int:
         Figure(
             "batch_bare_p50_ms", quantile(batch_bare, 0.5), note="a bare FastAPI route with the same two Feast reads"
         ),
+        Figure("get_bare_p50_ms", quantile(get_bare, 0.5)),
+        Figure("batch_cpu_ms", quantile(cpu, 0.5), note="server CPU of one batchGet: neighbours disturb it less"),
+        Figure("batch_bare_cpu_ms", quantile(cpu_bare, 0.5), note="of the bare route"),
+        Figure("vs_feast_cpu", quantile(cpu, 0.5) / quantile(cpu_bare, 0.5)),
         Figure("feast_p50_ms", quantile(floor, 0.5), note=f"the read of {PAGE} items alone, in process"),
     ]
     facts = versions("feast", "fastapi", "uvicorn")
@@ -127,6 +137,28 @@ def timed(connection: http.client.HTTPConnection, method: str, path: str, body: 
     if answer.status != 200:
         raise RuntimeError(f"{method} {path.split('?')[0]} answered {answer.status}")
     return spent
+
+
+def cpu_times(
+    ours: str, bare: str, items: list[str], rounds: int = 20, pages: int = 5
+) -> tuple[list[float], list[float]]:
+    """Milliseconds of the servers' CPU for one page, from /metrics before and after a few of them."""
+    a, b = (http.client.HTTPConnection(address.removeprefix("http://")) for address in (ours, bare))
+    spent: tuple[list[float], list[float]] = ([], [])
+    for _ in range(rounds):
+        bodies = [orjson.dumps({"user_id": "user-1", "item_ids": random.sample(items, PAGE)}) for _ in range(pages)]
+        for side, connection, path in ((0, a, "/v1/covers:batchGet"), (1, b, "/page")):
+            before = cpu_seconds(connection)
+            for body in bodies:
+                timed(connection, "POST", path, body)
+            spent[side].append((cpu_seconds(connection) - before) * 1000 / pages)
+    return spent
+
+
+def cpu_seconds(connection: http.client.HTTPConnection) -> float:
+    connection.request("GET", "/metrics")
+    lines = connection.getresponse().read().decode().splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith("process_cpu_seconds_total"))
 
 
 def feast_alone(settings: Settings, page: list[dict[str, str]], times: int = 100) -> list[float]:

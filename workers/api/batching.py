@@ -7,20 +7,21 @@ key. So while a read runs, the keys of all requests that arrive are gathered, an
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
 @dataclass(slots=True, eq=False)
-class _Batch(Generic[V]):
-    done: asyncio.Future[dict[str, V]]
-    keys: dict[str, None] = field(default_factory=dict)
+class _Batch(Generic[K, V]):
+    done: asyncio.Future[dict[K, V]]
+    keys: dict[K, None] = field(default_factory=dict)
 
 
-class Batcher(Generic[V]):
+class Batcher(Generic[K, V]):
     """Coalesces reads by key.
 
     Args:
@@ -28,12 +29,12 @@ class Batcher(Generic[V]):
         most: keys after which a batch is closed and another is opened behind it.
     """
 
-    def __init__(self, read: Callable[[list[str]], Awaitable[dict[str, V]]], most: int = 400) -> None:
+    def __init__(self, read: Callable[[list[K]], Awaitable[dict[K, V]]], most: int = 400) -> None:
         self._read, self._most = read, most
-        self._waiting: list[_Batch[V]] = []
+        self._waiting: list[_Batch[K, V]] = []
         self._task: asyncio.Task[None] | None = None
 
-    async def get(self, keys: Iterable[str]) -> dict[str, V]:
+    async def get(self, keys: Iterable[K]) -> dict[K, V]:
         """What `read` returns for these keys, perhaps for others too."""
         if not self._waiting or len(self._waiting[-1].keys) >= self._most:
             self._waiting.append(_Batch(asyncio.get_running_loop().create_future()))

@@ -78,9 +78,8 @@ def router(lookup: Lookup, answers: Answers, pictures: Pictures) -> APIRouter:
             reader = with_parent(reader, await lookup.parent(body.segment_id))
         entries = [_entry(answers, rows[item_id], reader, item_id) for item_id in body.item_ids]
         # Counted once a page: a label look-up for each item would cost a tenth of its answer.
-        for (served, fallback), count in Counter(
-            (e["served"], e["fallback"]) for e in entries if "served" in e
-        ).items():
+        kinds = Counter((entry["served"], entry["fallback"]) for entry in entries if "served" in entry)
+        for (served, fallback), count in kinds.items():
             metrics.SERVED.labels(served, fallback or "").inc(count)
         return json_answer({"covers": entries}, "no-store")
 

@@ -1,7 +1,7 @@
 """What the api knows of readers and items: Feast first, the manifest in S3 where Feast has no row.
 
-One Feast read for all items of a request (and of all requests that wait with it), one for its user. Nothing is cached
-beyond a moment on the S3 path, which a client that asks for unknown items could otherwise drive.
+One Feast call for the user and all items of a request, and of all requests that wait with it. Nothing is cached but,
+for a moment, what S3 said: clients that ask for unknown items could drive that path otherwise.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -28,6 +28,8 @@ from workers.storage import ObjectStore
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+_Key = tuple[str, str]
+"""("user_id" or "item_id", the id)."""
 
 _ITEM = "item_version state generation release reference_image segment_ids cover_ids fallbacks width height"
 ITEM_COLUMNS = [f"item_covers:{column}" for column in _ITEM.split()]
@@ -101,8 +103,7 @@ class Lookup:
     def __init__(self, features: Features, store: ObjectStore, clock: Callable[[], float] = time.monotonic) -> None:
         self._features, self._store, self._clock = features, store, clock
         self._threads = ThreadPoolExecutor(2 * MOST_READERS, thread_name_prefix="api-lookup")
-        self._items: Batcher[ItemRow] = Batcher(self._read_items)
-        self._users: Batcher[Reader] = Batcher(self._read_users)
+        self._rows: Batcher[_Key, ItemRow | Reader] = Batcher(self._read)
         self._remembered: dict[str, tuple[float, ItemRow | None]] = {}
         self._s3_reads = asyncio.Semaphore(MOST_READERS)
 
@@ -113,16 +114,13 @@ class Lookup:
         """Who asks: a segment that is given beats the user's own; the user then only decides what is explored."""
         if segment_id is not None or user_id is None:
             return Reader(user_id, segment_id)
-        return (await self._users.get([user_id])).get(user_id) or Reader(user_id)
+        found = (await self._rows.get([("user_id", user_id)])).get(("user_id", user_id))
+        return found if isinstance(found, Reader) else Reader(user_id)
 
     async def parent(self, segment_id: str) -> str | None:
         """The segment from which one that was asked for by its id came."""
-
-        def read() -> str | None:
-            rows = self._features.read(SEGMENT_COLUMNS, [{"segment_id": segment_id}])
-            return rows[0]["parent"] or None
-
-        return await self._feast("segments", read)
+        rows = await self._feast("segments", SEGMENT_COLUMNS, [{"segment_id": segment_id}])
+        return rows[0]["parent"] or None
 
     async def items(self, item_ids: Iterable[str]) -> dict[str, ItemRow | Problem]:
         """Each item's row, or the problem with it.
@@ -131,14 +129,15 @@ class Lookup:
             Problem: 503 when Feast is away.
         """
         asked = list(dict.fromkeys(item_ids))
-        found = await self._items.get(asked) if asked else {}
-        missed = [item_id for item_id in asked if item_id not in found]
+        found = await self._rows.get([("item_id", item_id) for item_id in asked]) if asked else {}
+        missed = [item_id for item_id in asked if ("item_id", item_id) not in found]
         late = dict(zip(missed, await asyncio.gather(*map(self._from_manifest, missed)), strict=True)) if missed else {}
         rows: dict[str, ItemRow | Problem] = {}
         for item_id in asked:
-            row = found.get(item_id) or late[item_id]
+            row = found.get(("item_id", item_id)) or late[item_id]
             if isinstance(row, ItemRow) and row.state != "ready":
                 row = problems.retracted(item_id)
+            assert not isinstance(row, Reader)
             rows[item_id] = row
         return rows
 
@@ -155,14 +154,10 @@ class Lookup:
 
     async def scores(self, row: ItemRow) -> Sequence[float | None]:
         """The preference model's scores, one a segment; None where Feast has none of this generation."""
-
-        def read() -> Sequence[float | None]:
-            found = self._features.read(SCORE_COLUMNS, [{"item_id": row.item_id}])[0]
-            scores = found["scores"] if found["generation"] == row.generation else None
-            fits = scores is not None and len(scores) == len(row.offer.segment_ids)
-            return scores if fits else [None] * len(row.offer.segment_ids)
-
-        return await self._feast("scores", read)
+        found = (await self._feast("scores", SCORE_COLUMNS, [{"item_id": row.item_id}]))[0]
+        if found["generation"] == row.generation and len(found["scores"] or ()) == len(row.offer.segment_ids):
+            return list(found["scores"])
+        return [None] * len(row.offer.segment_ids)
 
     async def probe(self) -> None:
         """Does Feast answer?
@@ -170,7 +165,7 @@ class Lookup:
         Raises:
             Problem: 503 when it does not.
         """
-        await self._users.get(["~"])
+        await self._feast("probe", USER_COLUMNS, [{"user_id": "~"}])
 
     async def in_thread(self, call: Callable[[], T]) -> T:
         """A blocking call to S3, off the event loop.
@@ -185,30 +180,34 @@ class Lookup:
                 log.warning("object storage does not answer: %s", fault)
                 raise problems.unavailable("Object storage") from fault
 
-    async def _read_items(self, item_ids: list[str]) -> dict[str, ItemRow]:
-        def read() -> dict[str, ItemRow]:
-            rows = self._features.read(ITEM_COLUMNS, [{"item_id": item_id} for item_id in item_ids])
-            decoded = (row_from_feast(item_id, row) for item_id, row in zip(item_ids, rows, strict=True))
-            return {row.item_id: row for row in decoded if row is not None}
+    async def _read(self, keys: list[_Key]) -> dict[_Key, ItemRow | Reader]:
+        """Users and items in one call: entities that hold one of each, until both have run out."""
+        users = [key for kind, key in keys if kind == "user_id"]
+        items = [key for kind, key in keys if kind == "item_id"]
+        columns = (USER_COLUMNS if users else []) + (ITEM_COLUMNS if items else [])
+        both = [(kind, listed) for kind, listed in (("user_id", users), ("item_id", items)) if listed]
+        entities = [
+            {kind: listed[min(k, len(listed) - 1)] for kind, listed in both} for k in range(max(len(users), len(items)))
+        ]
+        what = "both" if users and items else "users" if users else "items"
+        rows = await self._feast(what, columns, entities)
+        found: dict[_Key, ItemRow | Reader] = {}
+        for user_id, row in zip(users, rows, strict=False):
+            if row["segment_id"]:
+                found["user_id", user_id] = Reader(user_id, row["segment_id"], row["parent"] or None)
+        for item_id, row in zip(items, rows, strict=False):
+            item = row_from_feast(item_id, row)
+            if item is not None:
+                found["item_id", item_id] = item
+        return found
 
-        return await self._feast("items", read)
-
-    async def _read_users(self, user_ids: list[str]) -> dict[str, Reader]:
-        def read() -> dict[str, Reader]:
-            rows = self._features.read(USER_COLUMNS, [{"user_id": user_id} for user_id in user_ids])
-            return {
-                user_id: Reader(user_id, row["segment_id"], row["parent"] or None)
-                for user_id, row in zip(user_ids, rows, strict=True)
-                if row["segment_id"]
-            }
-
-        return await self._feast("users", read)
-
-    async def _feast(self, what: str, read: Callable[[], T]) -> T:
+    async def _feast(
+        self, what: str, columns: Sequence[str], entities: Sequence[Mapping[str, str]]
+    ) -> list[dict[str, Any]]:
         began = time.perf_counter()
         try:
-            work = asyncio.get_running_loop().run_in_executor(self._threads, read)
-            return await asyncio.wait_for(work, FEAST_SECONDS)
+            reading = asyncio.wrap_future(self._features.read_soon(columns, entities))
+            return await asyncio.wait_for(reading, FEAST_SECONDS)
         except (FeatureFault, TimeoutError) as fault:
             metrics.FEAST_FAULTS.inc()
             log.warning("Feast does not answer: %s", fault or "timed out")
