@@ -14,7 +14,8 @@ from torch import nn
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from icg.adapter import Adapter, AdapterConfig
-from icg.conditioning import load_base
+from icg.conditioning import Base, load_base
+from icg.loading import quietly
 from icg.mllm import MLLM
 from icg.preference import Head
 from icg.rewards.aesthetic import Aesthetic
@@ -29,25 +30,31 @@ TOKENS = 16
 
 SIZE = 64
 
+LOUDNESS = 10.0
+"""A UNet of random weights hardly heeds its conditioning: two users' covers differ by 2 of 255 at the base's own scale,
+by 8 at ten times that. A trained one is given its own."""
 
-def init_tiny(directory: str | Path, seed: int = 0, weights: str | Path | None = None) -> None:
+
+def init_tiny(directory: str | Path, seed: int = 0, *, weights: str | Path | None = None, gates: float = 1.0) -> None:
     """Write `base/ mllm/ adapter/ rewards/ space/ preference/`; existing ones are replaced.
 
     The same seed gives the same bytes: fresh weights come from integers, not from the vector units of this machine.
 
     Args:
         weights: folder of trained parts (see `icg.tiny.assemble.build`); random ones without.
+        gates: of the fresh adapter. At 0 every user gets the neutral cover; at 1 segments can be told apart by eye.
     """
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     for part in ("base", "mllm", "adapter", "rewards", "space", "preference"):
         shutil.rmtree(folder / part, ignore_errors=True)
-    assemble.build(folder, Path(weights) if weights is not None else None, seed)
-    _write_space(folder / "space", seed)
-    space = revision("space", folder / "space")
-    Head.start(space, DIMENSION).save(folder / "preference")
-    _write_aesthetic(folder / "rewards" / "aesthetic", folder / "space", seed)
-    _write_adapter(folder, space, seed)
+    with quietly():
+        assemble.build(folder, Path(weights) if weights is not None else None, seed)
+        _write_space(folder / "space", seed)
+        space = revision("space", folder / "space")
+        Head.start(space, DIMENSION).save(folder / "preference")
+        _write_aesthetic(folder / "rewards" / "aesthetic", folder / "space", seed)
+        _write_adapter(folder, space, seed, gates, loudness=1.0 if weights is not None else LOUDNESS)
 
 
 def revision(part: str, folder: Path, space: str | None = None) -> str:
@@ -65,18 +72,19 @@ def revision(part: str, folder: Path, space: str | None = None) -> str:
 
 
 def randomise(module: nn.Module, seed: int) -> None:
-    """Fresh weights, the same on every machine: matrices uniform with deviation 1/√inputs, biases 0, gains kept.
+    """Fresh weights, the same on every machine: uniform with deviation 1/√inputs, biases 0, gains kept.
 
     torch's normal distribution runs through the machine's own vector units; 24-bit integers do not.
     """
+    gains = {id(norm.weight) for norm in module.modules() if isinstance(norm, nn.LayerNorm)}
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             if name.endswith("bias"):
                 parameter.zero_()
-            elif parameter.ndim > 1:
+            elif id(parameter) not in gains:
                 stream = np.random.Generator(np.random.PCG64([seed, zlib.crc32(name.encode())]))
                 whole = stream.integers(-(2**23), 2**23, size=tuple(parameter.shape), dtype=np.int32)
-                fan_in = parameter[0].numel()
+                fan_in = parameter[0].numel() if parameter.ndim > 1 else len(parameter)
                 # Uniform in [-1, 1) has deviation 1/√3.
                 scale = np.float32(np.sqrt(3 / fan_in) / 2**23)
                 parameter.copy_(torch.from_numpy(whole.astype(np.float32) * scale))
@@ -117,7 +125,7 @@ def _write_aesthetic(folder: Path, processor: Path, seed: int) -> None:
     Aesthetic(_encoder(seed + 2), Preprocessing.from_pretrained(processor), head).save_pretrained(folder, processor)
 
 
-def _write_adapter(folder: Path, space: str, seed: int) -> None:
+def _write_adapter(folder: Path, space: str, seed: int, gates: float, loudness: float) -> None:
     base = load_base(folder / "base")
     mllm = MLLM.from_pretrained(folder / "mllm")
     config = AdapterConfig(
@@ -130,14 +138,18 @@ def _write_adapter(folder: Path, space: str, seed: int) -> None:
         width=192,
         layers=3,
         heads=6,
-        scale=_two_digits(float(base.text(["a lantern", "a cat"], SIZE, SIZE).tokens.square().mean().sqrt())),
+        scale=loudness * base_scale(base),
     )
     adapter = Adapter(config)
     randomise(adapter, seed)
-    adapter.set_gates(0.1)
+    adapter.set_gates(gates)
     adapter.save_pretrained(folder / "adapter")
 
 
-def _two_digits(value: float) -> float:
-    # Coarse, so that another machine's last bits do not make another adapter.
-    return float(f"{value:.1e}")
+def base_scale(base: Base) -> float:
+    """Root mean square of the base's own text conditioning, to two digits.
+
+    Coarse, so that another machine's last bits do not make another adapter.
+    """
+    tokens = base.text(["a lantern at night", "a cat"], SIZE, SIZE).tokens
+    return float(f"{tokens.square().mean().sqrt().item():.1e}")

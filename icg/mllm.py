@@ -21,6 +21,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, BertModel, 
 
 from icg.exceptions import BadWeights
 from icg.item import Item
+from icg.loading import quietly
 
 SIDE = 448
 """Reference images are letterboxed on a white square of so many pixels: one number of image tokens for every item.
@@ -59,10 +60,11 @@ class MLLM:
     @classmethod
     def from_pretrained(cls, directory: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Self:
         """Load from a folder in `save_pretrained` layout; never from a hub, never a pickle."""
-        model = AutoModelForImageTextToText.from_pretrained(
-            directory, local_files_only=True, use_safetensors=True, dtype=dtype
-        )
-        processor = AutoProcessor.from_pretrained(directory, local_files_only=True)
+        with quietly():
+            model = AutoModelForImageTextToText.from_pretrained(
+                directory, local_files_only=True, use_safetensors=True, dtype=dtype
+            )
+            processor = AutoProcessor.from_pretrained(directory, local_files_only=True)
         return cls(model.to(device), processor)
 
     def save_pretrained(self, directory: str | Path) -> None:

@@ -2,8 +2,8 @@
 
 It asks three questions, each answered in [0, 1], and the answer is the least:
 
-* not blank: the standard deviation of the pixels is over 0.01 (nothing), better 0.03 (something);
-* not noise: neighbouring pixels agree: their correlation is over 0.10 (independent pixels: 0), better 0.30;
+* not blank: the standard deviation of some channel is over 0.01 (nothing), better 0.03 (something);
+* not noise: neighbouring pixels agree: their correlation is over 0.20 (independent pixels: 0), better 0.50;
 * not clipped: pixels with every channel at its end, neither black nor white, are under 60 %, better under 30 %
   (a decoder driven out of its range paints in the corners of the colour cube).
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 BLANK = (0.01, 0.03)  # standard deviation, pixels in [0, 1]
-NOISE = (0.10, 0.30)  # correlation of neighbours
+NOISE = (0.20, 0.50)  # correlation of neighbours
 CLIPPED = (0.60, 0.30)  # share of pixels in a chromatic corner of the colour cube
 
 
@@ -33,7 +33,9 @@ def quality(image: Image.Image | NDArray[np.floating]) -> float:
     if not np.isfinite(pixels).all():
         return 0.0
     return min(
-        _ramp(float(pixels.std()), *BLANK), _ramp(agreement(pixels), *NOISE), _ramp(clipped(pixels), *CLIPPED)
+        _ramp(float(pixels.std((0, 1)).max()), *BLANK),
+        _ramp(agreement(pixels), *NOISE),
+        _ramp(clipped(pixels), *CLIPPED),
     )
 
 

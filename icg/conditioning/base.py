@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -44,10 +44,12 @@ class Base(ABC):
     Attributes:
         width: of a conditioning token.
         pooled: width of the pooled conditioning, 0 where the family takes none.
+        unguided: how the stock pipeline is told to make one call a step.
     """
 
     width: int
     pooled: int = 0
+    unguided: ClassVar[dict[str, Any]] = {"guidance_scale": 1.0}
 
     def __init__(self, pipeline: Any) -> None:
         self.pipeline = pipeline
