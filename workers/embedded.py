@@ -395,7 +395,7 @@ def _main(kind: str, port: int) -> None:
 
 
 def _apply(folder: Path) -> None:
-    from workers.features import apply
+    from workers.feast_store import apply
 
     apply(Feast(repo=folder, yaml=folder / "feature_store.yaml"))
 

@@ -12,18 +12,16 @@ from __future__ import annotations
 import logging
 import random
 import sqlite3
-import sys
 import time
-import types
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, TypeVar
 
 from workers.exceptions import FeatureFault
+from workers.feast_store import delete_rows, entity_key, import_feast, pack, share_sqlite, sqlite_path, unpack
 from workers.settings import Feast
 
 log = logging.getLogger(__name__)
@@ -33,40 +31,6 @@ Now = Callable[[], float]
 
 _REMEMBERED_ROWS = 200_000
 """Event times kept in memory, about 30 MB; of older rows the store itself is asked."""
-
-
-def import_feast() -> Any:
-    """Import Feast without what it does not need here: 4.6 s instead of 13.3 s of CPU, and no torch in the process.
-
-    Feast imports torch for `OnlineResponse.to_tensor` and recompiles itself with typeguard's run-time checks, which
-    `python -O` would leave out too. Both are given back after the import.
-    """
-    if "feast" not in sys.modules:
-        import typeguard
-
-        if "torch" not in sys.modules:
-            wrapper = types.ModuleType("feast.torch_wrapper")
-            wrapper.get_torch = _get_torch  # type: ignore[attr-defined]
-            sys.modules[wrapper.__name__] = wrapper
-        checked = typeguard.typechecked
-        typeguard.typechecked = _unchecked
-        try:
-            import feast
-        finally:
-            typeguard.typechecked = checked
-    import feast
-
-    return feast
-
-
-def _get_torch() -> types.ModuleType:
-    import torch
-
-    return torch
-
-
-def _unchecked(target: Any = None, **_: Any) -> Any:
-    return target if target is not None else lambda each: each
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +76,7 @@ class Features:
             self._config = self._store.config
             self._provider = get_provider(self._config)
             if self._config.online_store.type == "sqlite":
-                share_sqlite(_sqlite_path(self._config))
+                share_sqlite(sqlite_path(self._config))
             self._views = {view.name: view for view in self._store.list_feature_views()}
             if not self._views:
                 raise FeatureFault(f"no feature views in {self._config.registry.path}: run `feast apply` first")
@@ -130,14 +94,12 @@ class Features:
 
         Raises:
             FeatureFault: not stored, or not all rows; push again.
-            ValueError: a view or feature that does not exist, or a row without its key.
+            ValueError: a view or feature that does not exist, a value of another type, or a row without its key.
         """
         if rows:
             self._thread.submit(self._push, view, rows).result()
 
     def _push(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        from feast.protos.feast.types.Value_pb2 import Value
-
         view = self._view(name)
         join_key = view.join_keys[0]
         kinds = {field.name: str(field.dtype) for field in view.features}
@@ -148,10 +110,10 @@ class Features:
                 raise ValueError(f"{name}: a row without {join_key}")
             if unknown := row.keys() - kinds.keys() - {join_key}:
                 raise ValueError(f"{name} has no feature {', '.join(sorted(unknown))}")
-            packed[key] = {feature: _pack(Value, kind, row.get(feature)) for feature, kind in kinds.items()}
+            packed[key] = {feature: _packed(name, feature, kind, row.get(feature)) for feature, kind in kinds.items()}
         times = self._trying(f"read event times of {name}", lambda: self._event_times(view, list(packed)))
         data = [
-            (_entity_key(join_key, key), values, datetime.fromtimestamp(times[key], UTC), datetime.now(UTC))
+            (entity_key(join_key, key), values, datetime.fromtimestamp(times[key], UTC), datetime.now(UTC))
             for key, values in packed.items()
         ]
         self._trying(
@@ -163,7 +125,7 @@ class Features:
         new = [key for key in keys if (view.name, key) not in self._last]
         stored: dict[str, int] = {}
         if new:
-            entities = [_entity_key(view.join_keys[0], key) for key in new]
+            entities = [entity_key(view.join_keys[0], key) for key in new]
             first = [view.features[0].name]
             for key, (at, _) in zip(new, self._provider.online_read(self._config, view, entities, first), strict=True):
                 if at is not None:
@@ -193,9 +155,13 @@ class Features:
             FeatureFault: the store does not answer.
             ValueError: a service, view or feature that does not exist, or an entity without a join key.
         """
-        if not entities:
-            return []
-        return self._thread.submit(self._read, features, entities).result()
+        return self.read_soon(features, entities).result()
+
+    def read_soon(
+        self, features: Sequence[str] | str, entities: Sequence[Mapping[str, str]]
+    ) -> Future[list[dict[str, Any]]]:
+        """The same without waiting, for event loops: `asyncio.wrap_future` spares them a thread of their own."""
+        return self._thread.submit(self._read, features, entities)
 
     def _read(self, features: Sequence[str] | str, entities: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
         answers: list[dict[str, Any]] = [dict(entity) for entity in entities]
@@ -211,7 +177,7 @@ class Features:
 
     def _rows(self, plan: _View, keys: list[str]) -> dict[str, dict[str, Any]]:
         wanted = [name for name, _ in plan.features]
-        entities = [_entity_key(plan.join_key, key) for key in keys]
+        entities = [entity_key(plan.join_key, key) for key in keys]
         found = self._trying(
             f"read {plan.view.name}",
             lambda: self._provider.online_read(self._config, plan.view, entities, wanted),
@@ -219,7 +185,7 @@ class Features:
         rows = {}
         for key, (_, values) in zip(keys, found, strict=True):
             values = values or {}
-            rows[key] = {answer: _unpack(values[name]) if name in values else None for name, answer in plan.features}
+            rows[key] = {answer: unpack(values[name]) if name in values else None for name, answer in plan.features}
         return rows
 
     def _plan(self, features: Sequence[str] | str) -> list[_View]:
@@ -257,6 +223,27 @@ class Features:
             raise ValueError(f"no feature view {name}; there are {', '.join(sorted(self._views))}")
         return self._views[name]
 
+    def erase(self, entity: Mapping[str, str]) -> None:
+        """Delete every row of an entity, of all views, from the online store. Absent is fine.
+
+        Args:
+            entity: one join key and its value: {"user_id": …}.
+
+        Raises:
+            FeatureFault: perhaps deleted, perhaps not; call again.
+            ValueError: a join key that no view has, or a store whose rows we cannot delete.
+        """
+        self._thread.submit(self._erase, *next(iter(entity.items()))).result()
+
+    def _erase(self, join_key: str, value: str) -> None:
+        views = [view for view in self._views.values() if list(view.join_keys) == [join_key]]
+        if not views:
+            raise ValueError(f"no feature view has the join key {join_key}")
+        key = entity_key(join_key, value)
+        self._trying(f"erase a {join_key}", lambda: delete_rows(self._provider, self._config, views, key))
+        for view in views:
+            self._last.pop((view.name, value), None)
+
     def ping(self) -> bool:
         """Does the store answer? For readiness checks."""
         try:
@@ -281,73 +268,8 @@ class Features:
         self._thread.shutdown()
 
 
-def _entity_key(join_key: str, value: str) -> Any:
-    from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-    from feast.protos.feast.types.Value_pb2 import Value
-
-    return EntityKey(join_keys=[join_key], entity_values=[Value(string_val=value)])
-
-
-_FIELDS = {
-    "String": "string_val",
-    "Int64": "int64_val",
-    "Array(String)": "string_list_val",
-    "Array(Float32)": "float_list_val",
-}
-"""The types that feature_repo/ uses, and where Feast's protocol buffer keeps them."""
-
-
-def _pack(value_type: Any, kind: str, value: Any) -> Any:
-    packed = value_type()
-    if value is None:
-        return packed
-    field = _FIELDS[kind]
-    if kind.startswith("Array"):
-        target = getattr(packed, field)
-        target.SetInParent()  # an empty array is not an absent one
-        target.val.extend(value.tolist() if hasattr(value, "tolist") else value)
-    else:
-        setattr(packed, field, value)
-    return packed
-
-
-def _unpack(value: Any) -> Any:
-    field = value.WhichOneof("val")
-    if field is None:
-        return None
-    inner = getattr(value, field)
-    return list(inner.val) if field.endswith("_list_val") else inner
-
-
-def _sqlite_path(config: Any) -> Path:
-    path = Path(config.online_store.path)
-    return path if path.is_absolute() else Path(config.repo_path) / path
-
-
-def share_sqlite(path: Path) -> None:
-    """Let several processes read the file while one writes: write-ahead log. Stays with the file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    connection = sqlite3.connect(path, timeout=10)
+def _packed(view: str, feature: str, kind: str, value: Any) -> Any:
     try:
-        connection.execute("PRAGMA journal_mode=WAL")
-    finally:
-        connection.close()
-
-
-def apply(settings: Feast) -> None:
-    """`feast apply`, once, in a process that ends then; a deployment calls Feast's own command.
-
-    Raises:
-        Exception: whatever Feast objects to.
-    """
-    import_feast()
-    from feast.repo_config import load_repo_config
-    from feast.repo_operations import apply_total
-
-    logging.getLogger("feast.infra.offline_stores.file_source").setLevel(logging.ERROR)  # nothing is read offline
-    yaml = settings.yaml or settings.repo / "feature_store.yaml"
-    config = load_repo_config(settings.repo, yaml)
-    if config.online_store.type == "sqlite":
-        share_sqlite(_sqlite_path(config))
-    sys.path.insert(0, str(settings.repo))  # Feast imports the definitions by their bare names
-    apply_total(config, settings.repo, skip_source_validation=True)
+        return pack(kind, value)
+    except ValueError as error:
+        raise ValueError(f"{view}.{feature}: {error}") from None

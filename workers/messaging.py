@@ -545,7 +545,7 @@ class Follower(_Reachable):
         try:
             partitions = [TopicPartition(topic, number) for number in self._partitions(timeout)]
             for each in partitions:
-                low, high = self._client.get_watermark_offsets(each, timeout=timeout)
+                low, high = self._ends(each, timeout)
                 each.offset = low if start == "earliest" else high
             self._client.assign(partitions)
         except KafkaException as error:
@@ -562,6 +562,18 @@ class Follower(_Reachable):
             if time.monotonic() > until:
                 raise KafkaException(found.error)
             time.sleep(0.1)
+
+    def _ends(self, partition: TopicPartition, timeout: float) -> tuple[int, int]:
+        until = time.monotonic() + timeout
+        while True:
+            try:
+                low, high = self._client.get_watermark_offsets(partition, timeout=timeout)
+                return low, high
+            except KafkaException:
+                # A topic made a moment ago: its metadata names the partition before its leader knows that it leads.
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.1)
 
     def poll(self, most: int, timeout: float) -> list[Message]:
         """Up to `most` messages; [] after `timeout` seconds.
