@@ -8,6 +8,7 @@ MiniLM comes from its package; only what icg-tiny trained itself is ever shipped
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -68,7 +69,7 @@ def ship(part: dict[str, Tensor], weights: Path, name: str, dtype: torch.dtype =
     for old in weights.glob(f"{name}-*.safetensors"):
         old.unlink()
     for number, tensors in enumerate(files, start=1):
-        write_whole(weights / f"{name}-{number}.safetensors", lambda partial, t=tensors: save_file(t, partial))
+        write_whole(weights / f"{name}-{number}.safetensors", partial(save_file, tensors))
 
 
 def _load(own: dict[str, Tensor], weights: Path, name: str) -> None:

@@ -4,7 +4,7 @@ v-prediction with zero terminal SNR (Lin et al., arXiv 2305.08891): every pictur
 never quite reaches noise could not learn to draw.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -31,10 +31,9 @@ class BaseConfig:
     heads: int = 4  # of every attention
     latent_channels: int = 16  # of the autoencoder
     latent_size: int = 8  # numbers a side
-    batch: int = 64
     drop: float = 0.1  # share of captions that are empty, for guidance
     guidance: float = 3.0  # of the contact sheets
-    sheet_titles: int = 8  # of a contact sheet from training and as many from validation, six pictures each
+    sheet_titles: int = 8  # of a contact sheet from training and as many from validation, four pictures each
     sheet_steps: int = 20  # of the sampler for the contact sheets
 
 
@@ -109,7 +108,8 @@ def draw(pipeline: StableDiffusionPipeline, titles: list[str], seed: int, guidan
         generator=noise,
         output_type="pt",
     ).images
-    return images * 2 - 1
+    drawn: Tensor = images * 2 - 1
+    return drawn
 
 
 def train(
@@ -132,7 +132,7 @@ def train(
     torch.manual_seed(run.seed)
     unet = build_unet(config)
     scheduler = build_scheduler()
-    encoder = text.encoder().to(run.device)
+    encoder = text.encoder(run.device)
     tokenizer = text.caption_tokenizer()
     autoencoder = autoencoder.to(run.device).eval().requires_grad_(False)
     latents = encode(autoencoder, torch.from_numpy(pictures.pixels), run.device)
@@ -141,25 +141,27 @@ def train(
     shown = _spread(pictures, config.sheet_titles) + _spread(held_out, config.sheet_titles)
 
     def step_loss(model: UNet2DConditionModel, generator: torch.Generator) -> Tensor:
-        rows = torch.randint(0, len(latents), (config.batch,), generator=generator)
+        rows = torch.randint(0, len(latents), (run.batch,), generator=generator)
         states = captions.draw(rows, generator, config.drop)
         return loss(model, latents[rows].to(run.device), states.to(run.device), scheduler, generator)
 
     @torch.no_grad()
     def observe(model: UNet2DConditionModel, step: int) -> dict[str, float]:
         losses = []
-        for part in torch.arange(len(unseen)).split(128):
+        for part in torch.split(torch.arange(len(unseen)), 128):
             states, _ = text.caption_states(encoder, tokenizer, [unseen_titles[row] for row in part.tolist()])
             value = loss(model, unseen[part].to(run.device), states, scheduler, run.generator(int(part[0])))
             losses.append(value.item() * len(part))
         pipeline = build_pipeline(model, autoencoder, encoder)
-        drawn = draw(pipeline, [title for title in shown for _ in range(6)], 0, config.guidance, config.sheet_steps)
-        save_sheet(to_pixels(drawn), 12, run.folder / f"sheet-{step:06d}.png")
+        drawn = draw(pipeline, [title for title in shown for _ in range(4)], 0, config.guidance, config.sheet_steps)
+        save_sheet(to_pixels(drawn), 8, run.folder / f"sheet-{step:06d}.png")
         return {"val": sum(losses) / len(unseen)}
 
     run.folder.mkdir(parents=True, exist_ok=True)
     (run.folder / "titles.txt").write_text("\n".join(shown) + "\n")
-    average = fit(unet, step_loss, observe, run, signature=f"{asdict(config)} {signature}")
+    average = fit(
+        unet, step_loss, observe, run, signature=f"{config.channels} {config.layers} {config.heads} {signature}"
+    )
     average.save_pretrained(run.folder / "model")
     return average
 
@@ -172,7 +174,7 @@ def _spread(pictures: Pictures, count: int) -> list[str]:
 
 def main() -> None:
     """`python -m icg.tiny.base`."""
-    parser = stage_parser(str(__doc__), "base", steps=20_000)
+    parser = stage_parser(str(__doc__), "base", steps=20_000, batch=32)
     parser.add_argument("--autoencoder", type=Path, default=CACHE / "autoencoder" / "model", help="stage 1's model")
     arguments = parser.parse_args()
     autoencoder = AutoencoderKL.from_pretrained(arguments.autoencoder, local_files_only=True)
@@ -180,8 +182,9 @@ def main() -> None:
     run = Run(
         folder=arguments.folder,
         steps=arguments.steps,
+        batch=arguments.batch,
         rate=5e-4,
-        warmup=500,
+        warmup=200,
         cooldown=arguments.steps // 5,
         ema=0.9995,
         seed=arguments.seed,

@@ -73,7 +73,7 @@ def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def measure(pixels: NDArray[np.uint8]) -> dict[str, float]:
     """Measures of one picture [height, width, 3] on white, each the greater the more of it there is."""
-    image = pixels.astype(np.float32) / 255
+    image: NDArray[np.float32] = pixels.astype(np.float32) / np.float32(255)
     drawn = image.min(axis=2) < 0.97
     if not drawn.any():
         drawn[:] = True

@@ -73,7 +73,7 @@ def load(path: Path, split: Split, cache: Path = CACHE) -> Pictures:
     kept = cache / f"pictures-{fingerprint(path)}.npz"
     if not kept.exists():
         arrays = _decode(path)
-        write_whole(kept, lambda partial: np.savez(partial, **arrays))
+        write_whole(kept, lambda partial: np.savez(partial, allow_pickle=False, **arrays))
     with np.load(kept) as arrays:
         chosen = arrays["splits"] == split
         return Pictures(*(arrays[name][chosen] for name in ("pixels", "concepts", "titles", "styles")))

@@ -4,7 +4,7 @@ The base learns latents, not pictures, so a better decoder can be had at any tim
 Here it also meets what a base gives it: latents that are a little off.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,10 +22,10 @@ from icg.tiny.pixels import psnr, save_sheet, to_pixels, to_tensor
 class DecoderConfig:
     """What the decoder is trained on."""
 
-    batch: int = 16
     noise: float = 0.1  # greatest deviation of the noise on latents of deviation 1
     background: float = 0.3  # as in stage 1
     edges: float = 0.5  # as in stage 1
+    colour: float = 1.0  # as in stage 1
 
 
 def train(
@@ -51,11 +51,13 @@ def train(
     latents = torch.cat([encode(autoencoder, pixels, run.device), encode(autoencoder, mirrored, run.device)])
 
     def step_loss(model: AutoencoderKL, generator: torch.Generator) -> Tensor:
-        rows = torch.randint(0, len(images), (config.batch,), generator=generator)
-        deviation = config.noise * torch.rand(config.batch, 1, 1, 1, generator=generator)
+        rows = torch.randint(0, len(images), (run.batch,), generator=generator)
+        deviation = config.noise * torch.rand(run.batch, 1, 1, 1, generator=generator)
         off = latents[rows] + deviation * torch.randn(latents[rows].shape, generator=generator)
         originals = to_tensor(images[rows]).to(run.device)
-        return picture_error(model.decode(off.to(run.device)).sample, originals, config.background, config.edges)
+        return picture_error(
+            model.decode(off.to(run.device)).sample, originals, config.background, config.edges, config.colour
+        )
 
     def observe(model: AutoencoderKL, step: int) -> dict[str, float]:
         decoded, originals = round_trip(model, judged, run.device), to_tensor(judged)
@@ -64,19 +66,20 @@ def train(
         save_sheet(to_pixels(pairs), 10, run.folder / f"val-{step:06d}.png")
         return {"psnr": psnr(decoded, originals).mean().item()}
 
-    average = fit(autoencoder, step_loss, observe, run, signature=f"{asdict(config)} {signature}")
+    average = fit(autoencoder, step_loss, observe, run, signature=signature)
     average.save_pretrained(run.folder / "model")
     return average
 
 
 def main() -> None:
     """`python -m icg.tiny.decoder`."""
-    parser = stage_parser(str(__doc__), "decoder", steps=5000)
+    parser = stage_parser(str(__doc__), "decoder", steps=5000, batch=16)
     parser.add_argument("--autoencoder", type=Path, default=CACHE / "autoencoder" / "model", help="stage 1's model")
     arguments = parser.parse_args()
     run = Run(
         folder=arguments.folder,
         steps=arguments.steps,
+        batch=arguments.batch,
         rate=5e-4,
         cooldown=arguments.steps // 4,
         seed=arguments.seed,

@@ -4,7 +4,7 @@ Its score is the cosine between a picture and a title. Trained with CLIP's contr
 round trip through the autoencoder and on round trips of noised latents, because those are what it will have to judge.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,6 @@ class DualEncoderConfig:
     """1.8 M trained parameters beside MiniLM's 22 M frozen ones."""
 
     projection: int = 128  # width in which picture and title meet
-    batch: int = 256  # pictures of as many titles: the others of the batch are the wrong answers
     noise: float = 0.8  # greatest deviation of the noise on latents of deviation 1; beyond it shapes are gone
 
 
@@ -46,13 +45,13 @@ def build(config: DualEncoderConfig) -> VisionTextDualEncoderModel:
     )
     model = VisionTextDualEncoderModel(joint, CLIPVisionModel(vision_config()), text.encoder())
     model.text_model.pooler.requires_grad_(True)
-    model.eval()
+    model.train(False)
     return model
 
 
 def processor() -> VisionTextDualEncoderProcessor:
     """Image processor and tokenizer of the reward, as it is shipped."""
-    return VisionTextDualEncoderProcessor(image_processor(), text.caption_tokenizer())
+    return VisionTextDualEncoderProcessor(image_processor(), text.caption_tokenizer())  # type: ignore[no-untyped-call]
 
 
 def own_weights(model: VisionTextDualEncoderModel) -> dict[str, Tensor]:
@@ -67,7 +66,7 @@ def own_weights(model: VisionTextDualEncoderModel) -> dict[str, Tensor]:
 def similarity(model: VisionTextDualEncoderModel, images: Tensor, states: Tensor) -> Tensor:
     """Cosines [images, captions] of pictures [n, 3, 64, 64] in [-1, 1] and MiniLM states [m, tokens, WIDTH]."""
     seen = model.visual_projection(model.vision_model(pixel_values=images).pooler_output)
-    read = model.text_projection(model.text_model.pooler(states))
+    read = model.text_projection(model.text_model.get_submodule("pooler")(states))
     return functional.normalize(seen, dim=-1) @ functional.normalize(read, dim=-1).T
 
 
@@ -95,7 +94,7 @@ def worn(autoencoder: AutoencoderKL, pixels: Tensor, config: DualEncoderConfig, 
     latents = encode(autoencoder, pixels, device)
     deviation = (torch.rand(len(latents), generator=generator) * 1.5 - 0.5).clamp_min(0) * config.noise
     noisy = latents + deviation[:, None, None, None] * torch.randn(latents.shape, generator=generator)
-    parts = [to_pixels(autoencoder.decode(part.to(device)).sample) for part in noisy.split(128)]
+    parts = [to_pixels(autoencoder.decode(part.to(device)).sample) for part in torch.split(noisy, 128)]
     return torch.from_numpy(np.concatenate(parts))
 
 
@@ -124,12 +123,13 @@ def train(
     rows_of = [torch.nonzero(captions.title == title)[:, 0] for title in range(len(captions.plain))]
     first_tokens = captions.plain[:, :, :1].float()  # the pooler reads no other
 
-    encoder, tokenizer = text.encoder().to(run.device), text.caption_tokenizer()
+    encoder, tokenizer = text.encoder(run.device), text.caption_tokenizer()
     new_titles, new_title = np.unique(held_out.titles, return_inverse=True)
     new_states, _ = text.caption_states(encoder, tokenizer, [str(title) for title in new_titles])
 
     def step_loss(model: VisionTextDualEncoderModel, generator: torch.Generator) -> Tensor:
-        titles = torch.randperm(len(rows_of), generator=generator)[: config.batch]
+        # One picture a title: the others of the batch are the wrong answers.
+        titles = torch.randperm(len(rows_of), generator=generator)[: run.batch]
         chance = torch.rand(3, len(titles), generator=generator)
         rows = torch.stack([rows_of[t][int(u * len(rows_of[t]))] for t, u in zip(titles, chance[0], strict=True)])
         images = augment(to_tensor(seen_as[(chance[1] < 0.5).long(), rows]), generator)
@@ -140,22 +140,23 @@ def train(
     @torch.no_grad()
     def observe(model: VisionTextDualEncoderModel, step: int) -> dict[str, float]:
         images = to_tensor(held_out.pixels).to(run.device)
-        cosines = torch.cat([similarity(model, part, new_states) for part in images.split(128)]).cpu()
+        cosines = torch.cat([similarity(model, part, new_states) for part in torch.split(images, 128)]).cpu()
         right = torch.from_numpy(new_title)
         return {"hit5": hits(cosines, right), "hit1": hits(cosines, right, 1), "chance5": 5 / len(new_titles)}
 
-    return fit(model, step_loss, observe, run, signature=f"{asdict(config)} {signature}")
+    return fit(model, step_loss, observe, run, signature=f"{config.projection} {signature}")
 
 
 def main() -> None:
     """`python -m icg.tiny.dual_encoder`."""
-    parser = stage_parser(str(__doc__), "dual_encoder", steps=3000)
+    parser = stage_parser(str(__doc__), "dual_encoder", steps=3000, batch=128)
     parser.add_argument("--autoencoder", type=Path, default=CACHE / "autoencoder" / "model", help="stage 1's model")
     arguments = parser.parse_args()
     pictures = load(arguments.data, "train")
     run = Run(
         folder=arguments.folder,
         steps=arguments.steps,
+        batch=arguments.batch,
         rate=1e-3,
         warmup=200,
         cooldown=arguments.steps // 4,

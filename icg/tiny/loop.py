@@ -37,6 +37,7 @@ class Run:
 
     folder: Path  # checkpoint, log and pictures of the stage
     steps: int  # optimizer steps in all, over every resumption
+    batch: int  # pictures a step
     rate: float  # AdamW's learning rate between warm-up and cooldown
     warmup: int = 200  # steps from 0 to `rate`
     cooldown: int = 0  # last steps, from `rate` to 0
@@ -144,12 +145,13 @@ def ema_weights(folder: Path) -> dict[str, Tensor]:
     return weights
 
 
-def stage_parser(description: str, stage: str, steps: int) -> argparse.ArgumentParser:
+def stage_parser(description: str, stage: str, steps: int, batch: int) -> argparse.ArgumentParser:
     """The arguments that every stage takes on its command line."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--data", type=Path, default=DATA, help="the emoji parquet file")
     parser.add_argument("--folder", type=Path, default=CACHE / stage, help="checkpoint, log and pictures")
     parser.add_argument("--steps", type=int, default=steps, help="optimizer steps in all")
+    parser.add_argument("--batch", type=int, default=batch, help="pictures a step")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
     return parser

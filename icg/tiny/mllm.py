@@ -29,6 +29,8 @@ CHAT_TEMPLATE = (
 def build() -> LlavaForConditionalGeneration:
     """The model with MiniLM inside; vision tower and projector are fresh from torch's global seed."""
     frozen = text.encoder()
+    # BertConfig ties its embeddings to a head that BertModel has not; Llava would look for them by another name.
+    frozen.config.tie_word_embeddings = False
     config = LlavaConfig(
         vision_config=vision_config(),
         text_config=frozen.config,
@@ -38,19 +40,17 @@ def build() -> LlavaForConditionalGeneration:
         vision_feature_select_strategy="default",  # the patch tokens without the class token
         tie_word_embeddings=False,
     )
-    # BertConfig ties its embeddings to a head that BertModel has not; Llava would look for them by another name.
-    config.text_config.tie_word_embeddings = False
-    config.tie_word_embeddings = False
     model = LlavaForConditionalGeneration(config)
     model.model.language_model.load_state_dict(frozen.state_dict())
     with torch.no_grad():
         model.lm_head.weight.zero_()
-    return model.eval()
+    model.train(False)
+    return model
 
 
 def processor() -> LlavaProcessor:
     """Tokenizer (left padding, as every reader of meta tokens wants it), image processor and chat template in one."""
-    return LlavaProcessor(
+    return LlavaProcessor(  # type: ignore[no-untyped-call]
         image_processor(),
         text.tokenizer(CONTEXT, padding_side="left", image_token=IMAGE_TOKEN),
         patch_size=PATCH,

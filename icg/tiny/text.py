@@ -14,13 +14,15 @@ WIDTH = 384  # of MiniLM's token states
 CAPTION_TOKENS = 24  # a caption of the training pictures takes 3 to 21; longer titles are cut
 
 
-def encoder() -> BertModel:
+def encoder(device: str = "cpu") -> BertModel:
     """MiniLM in float32, frozen.
 
     `use_attention_mask` makes diffusers' Stable Diffusion pipeline hand over the padding mask; without it the padding
     tokens would take part in every title.
     """
-    model = BertModel.from_pretrained(get_model_path(), local_files_only=True).eval().requires_grad_(False)
+    model: BertModel = BertModel.from_pretrained(get_model_path(), local_files_only=True)
+    model.requires_grad_(False)
+    model.to(device)  # type: ignore[arg-type]
     model.config.use_attention_mask = True
     model.config._name_or_path = ""  # else a path of this machine is saved in every config that holds MiniLM's
     return model
@@ -28,7 +30,7 @@ def encoder() -> BertModel:
 
 def tokenizer(length: int, padding_side: str = "right", **special: str) -> BertTokenizer:
     """MiniLM's tokenizer, cutting at `length` tokens; `special` names spare vocabulary entries as special tokens."""
-    read = BertTokenizer.from_pretrained(
+    read: BertTokenizer = BertTokenizer.from_pretrained(
         get_model_path(),
         local_files_only=True,
         model_max_length=length,
@@ -59,6 +61,6 @@ def caption_states(
         states [n, CAPTION_TOKENS, WIDTH] float32 and mask [n, CAPTION_TOKENS] int64, both on the model's device.
     """
     tokens = tokenizer(list(captions), padding="max_length", truncation=True, return_tensors="pt").to(model.device)
-    parts = zip(tokens.input_ids.split(batch), tokens.attention_mask.split(batch), strict=True)
+    parts = zip(torch.split(tokens.input_ids, batch), torch.split(tokens.attention_mask, batch), strict=True)
     states = torch.cat([model(ids, attention_mask=mask).last_hidden_state for ids, mask in parts])
     return states, tokens.attention_mask

@@ -10,7 +10,7 @@ from icg.tiny.data import Pictures
 from icg.tiny.loop import Run
 from icg.tiny.pixels import psnr, to_pixels, to_tensor
 
-TINY = AutoencoderConfig(channels=(8, 8, 16, 16), norm_groups=4, batch=8)
+TINY = AutoencoderConfig(channels=(8, 8, 16, 16), norm_groups=4)
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_augmented_pictures_are_shifted_or_mirrored_on_white(pictures: Pictures)
 
 
 def test_training_improves_the_round_trip_and_goes_on_where_it_stopped(pictures: Pictures, tmp_path: Path) -> None:
-    run = Run(folder=tmp_path / "whole", steps=24, rate=3e-3, warmup=2, cooldown=8, ema=0.8)
+    run = Run(folder=tmp_path / "whole", steps=24, batch=8, rate=3e-3, warmup=2, cooldown=8, ema=0.8)
     pixels = torch.from_numpy(pictures.pixels)
     torch.manual_seed(0)
     untrained = psnr(round_trip(build(TINY).eval(), pixels, "cpu"), to_tensor(pixels)).mean()

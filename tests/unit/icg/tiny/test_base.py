@@ -12,7 +12,7 @@ from icg.tiny.caption_states import CaptionStates
 from icg.tiny.data import Pictures
 from icg.tiny.loop import Run
 
-TINY = BaseConfig(channels=(32, 32), batch=8, sheet_titles=1, sheet_steps=2)
+TINY = BaseConfig(channels=(32, 32), sheet_titles=1, sheet_steps=2)
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_the_last_time_is_pure_noise_and_its_target_the_negative_picture() -> No
 def test_training_lowers_the_loss_and_writes_a_sheet(
     autoencoder: AutoencoderKL, pictures: Pictures, captions: CaptionStates, tmp_path: Path
 ) -> None:
-    run = Run(folder=tmp_path, steps=30, rate=3e-3, warmup=2, cooldown=10, ema=0.8)
+    run = Run(folder=tmp_path, steps=30, batch=8, rate=3e-3, warmup=2, cooldown=10, ema=0.8)
     unet = train(TINY, run, autoencoder, pictures, pictures, captions)
 
     latents = encode(autoencoder, torch.from_numpy(pictures.pixels), "cpu").repeat(4, 1, 1, 1)
@@ -64,7 +64,7 @@ def test_training_lowers_the_loss_and_writes_a_sheet(
 def test_a_checkpoint_on_other_latents_is_refused(
     autoencoder: AutoencoderKL, pictures: Pictures, captions: CaptionStates, tmp_path: Path
 ) -> None:
-    run = Run(folder=tmp_path, steps=1, rate=1e-3)
+    run = Run(folder=tmp_path, steps=1, batch=8, rate=1e-3)
     train(TINY, run, autoencoder, pictures, pictures, captions, signature="one autoencoder")
     with pytest.raises(ValueError, match="another autoencoder"):
         train(TINY, run, autoencoder, pictures, pictures, captions, signature="another autoencoder")

@@ -11,7 +11,7 @@ from icg.tiny.dual_encoder import DualEncoderConfig, build, hits, loss, own_weig
 from icg.tiny.loop import Run
 from icg.tiny.pixels import to_tensor
 
-TINY = DualEncoderConfig(projection=16, batch=8)
+TINY = DualEncoderConfig(projection=16)
 
 
 def test_gradients_reach_what_is_trained_and_nothing_of_minilm(pictures: Pictures, captions: CaptionStates) -> None:
@@ -72,7 +72,7 @@ def test_training_finds_the_titles(pictures: Pictures, captions: CaptionStates, 
     # One picture a title to learn by heart: what is tested is that the loop learns, not what it would take.
     some = pictures.where(pictures.styles == "noto")
     few = CaptionStates(captions.plain, captions.worded[::3], captions.empty, captions.title[::3])
-    run = Run(folder=tmp_path, steps=40, rate=1e-3, warmup=5, cooldown=10, ema=0.8)
+    run = Run(folder=tmp_path, steps=40, batch=8, rate=1e-3, warmup=5, cooldown=10, ema=0.8)
     model = train(TINY, run, autoencoder, some, some, few)
     with torch.no_grad():
         cosines = similarity(model, to_tensor(some.pixels), captions.plain[:, 0].float())

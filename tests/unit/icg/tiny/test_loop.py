@@ -27,7 +27,7 @@ def _weights(model: nn.Linear, _: int) -> dict[str, float]:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    return Run(folder=tmp_path / "whole", steps=60, rate=0.05, warmup=5, cooldown=20, log_steps=10)
+    return Run(folder=tmp_path / "whole", steps=60, batch=8, rate=0.05, warmup=5, cooldown=20, log_steps=10)
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(run: Run, tmp_path: Path) -> None:
