@@ -1,23 +1,20 @@
 """A world for the covers service: embedded servers, a released model, segments in Feast, and a way to watch.
 
-Used by `bench/stream.py` and by the tests of the service, which run it in a thread or as a process.
+Used by `bench/stream.py` and by the tests of the service; both run it as a process of its own.
 """
 
 from __future__ import annotations
 
 import io
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from workers.covers.loading import MakeGenerator, make_generator
 from workers.events import DEAD_LETTERS, CoverReady, Event, ItemPublish
 from workers.features import Features
 from workers.messaging import Follower, Message, Producer
@@ -81,6 +78,7 @@ class World:
         self.releases = Releases(self.store, folder / "own-cache", self.producer)
         self.features = Features(feast)
         self.revisions: dict[Part, str] = {}
+        self.vectors: dict[str, list[float]] = {}
         self.ready: dict[tuple[str, int, int], list[CoverReady]] = {}
         self.dead: dict[tuple[str, int, int], list[Message]] = {}
         self.seen: dict[tuple[str, int, int], float] = {}
@@ -110,13 +108,10 @@ class World:
             }
         )
         revision = self.releases.put_part("segments", {"segments.json": found.encode()}, space=space)
-        self.features.push(
-            "segment_profile",
-            [
-                {"segment_id": each.segment_id, "vector": each.vector, "space": space, "segments": revision, "users": 10}
-                for each in found.segments
-            ],
-        )
+        self.vectors |= {each.segment_id: each.vector for each in found.segments}
+        shared = {"space": space, "segments": revision, "users": 10}
+        rows = [{"segment_id": each.segment_id, "vector": each.vector, **shared} for each in found.segments]
+        self.features.push("segment_profile", rows)
         return revision
 
     def release(self, segments: Sequence[str] = ("a", "b", "c")) -> Release:
@@ -129,6 +124,19 @@ class World:
         """Produce an event; the topic, partition and offset by which its end is known."""
         partition, offset = self.producer.send_event(event).result(20)
         return event.topic, partition, offset
+
+    def send_soon(self, event: Event) -> Future[tuple[str, int, int]]:
+        """As `send`, without waiting for the broker."""
+        sent: Future[tuple[str, int, int]] = Future()
+
+        def done(future: Future[tuple[int, int]]) -> None:
+            if (error := future.exception()) is not None:
+                sent.set_exception(error)
+            else:
+                sent.set_result((event.topic, *future.result()))
+
+        self.producer.send_event(event).add_done_callback(done)
+        return sent
 
     def send_raw(self, value: bytes | None, key: str = "raw", topic: str = ItemPublish.topic) -> tuple[str, int, int]:
         partition, offset = self.producer.send(topic, value, key).result(20)
@@ -188,88 +196,6 @@ class World:
         for follower in self._followers:
             follower.close()
         self.features.close()
-
-
-class InThread:
-    """The service in a thread of this process. A context manager."""
-
-    def __init__(self, world: World, make: MakeGenerator = make_generator) -> None:
-        self._world = world
-        self._make = make
-        self._stop = threading.Event()
-        self.status: int | None = None
-        self._thread = threading.Thread(target=self._run, name="covers")
-
-    def _run(self) -> None:
-        from workers.covers.service import run
-
-        self.status = run(self._world.settings, self._stop, self._make)
-
-    def __enter__(self) -> InThread:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def check(self) -> None:
-        if not self._thread.is_alive():
-            raise RuntimeError(f"covers ended with status {self.status}")
-
-    def stop(self) -> float:
-        """End it; the seconds that took."""
-        begun = time.monotonic()
-        self._stop.set()
-        self._thread.join(60)
-        return time.monotonic() - begun
-
-
-class AsProcess:
-    """The service as a process of its own. A context manager."""
-
-    def __init__(self, world: World, extra: Mapping[str, str] | None = None) -> None:
-        self._environment = world.environment() | dict(extra or {})
-        self.log = world.folder / "covers.log"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "workers.cli", "run", "covers", "--with-parent"],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=self._environment,
-                start_new_session=True,
-            )
-
-    def kill(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-            self._close()
-
-    def terminate(self, seconds: float = 15) -> int:
-        assert self.process is not None
-        self.process.terminate()
-        status = self.process.wait(seconds)
-        self._close()
-        return status
-
-    def _close(self) -> None:
-        if self.process is not None and self.process.stdin is not None:
-            self.process.stdin.close()
-
-    def check(self) -> None:
-        if self.process is None or self.process.poll() is not None:
-            raise RuntimeError(f"covers is not running; its log ends: {self.log.read_text()[-2000:]}")
-
-    def __enter__(self) -> AsProcess:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.kill()
 
 
 def publish(item_id: str, version: int = 1, title: str | None = None, **fields: Any) -> ItemPublish:

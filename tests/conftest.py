@@ -2,7 +2,8 @@
 
 `embedded`: broker, S3 and Feast. `store`: an `ObjectStore` on a bucket of its own. `kafka`: the session's broker; its
 topics are shared by the session's tests, so use groups and ids of your own. `own_kafka`: an empty broker for one test.
-`feast_repo`: settings of an applied, empty feature store for one test.
+`feast_repo`: settings of an applied, empty feature store for one test. `zygote`: forks covers services quickly.
+`tiny_model`: a directory that `icg init tiny` made.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import pytest
 
 os.environ["FEAST_USAGE"] = "False"
 
+from tests.zygote import Zygote
 from workers.embedded import Embedded, apply_feast
 from workers.settings import S3, Feast, Kafka
 from workers.storage import ObjectStore
@@ -68,3 +70,18 @@ def feast_repo(_applied: Feast, tmp_path: Path) -> Feast:
     repo = tmp_path / "feature_repo"
     shutil.copytree(_applied.repo, repo)
     return Feast(repo=repo, yaml=repo / "feature_store.yaml")
+
+
+@pytest.fixture(scope="session")
+def zygote() -> Iterator[Zygote]:
+    zygote = Zygote()
+    yield zygote
+    zygote.close()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    child = zygote.start("tiny", [str(folder / "tiny"), "0"], {}, folder / "tiny.log")
+    assert child.wait(240) == 0, (folder / "tiny.log").read_text()
+    return folder / "tiny"

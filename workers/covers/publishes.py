@@ -90,6 +90,7 @@ class Publishes:
             batch: items of one batch; Faust buffers twice as many.
             lose_nothing: an offset that the broker no longer has is an error; only for a group that has committed.
         """
+        datadir.mkdir(parents=True, exist_ok=True)  # Faust wants it even where it keeps nothing
         servers = ";".join(f"kafka://{server}" for server in settings.bootstrap_servers.split(","))
         self._lane = lane
         self._stopping = False

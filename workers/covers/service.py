@@ -79,11 +79,11 @@ class _Service:
         self.health = health
         self.pool = ThreadPoolExecutor(covers.upload_threads, "io")
         self.patience = Patience(self.pool, health)
+        # Less patient than others: what waits here is tried again anyway, and SIGTERM waits for the last try.
         store = ObjectStore(settings.s3, timeout=5.0, attempts=2)
         self.producer = Producer(settings.kafka, "covers")
         self.features = Features(settings.feast)
-        # Releases come over a store that waits longer: their files are larger than covers.
-        self.releases = Releases(ObjectStore(settings.s3), settings.cache)
+        self.releases = Releases(store, settings.cache)
         self.ports = Ports(store, self.features, self.producer, self.releases, Fetcher(settings.references, store))
         self.loader = Loader(covers, self.releases, make)
         self.inflight = InFlight(store)

@@ -1,0 +1,384 @@
+"""The covers service over real (embedded) servers, one process for this file: what each event comes to."""
+
+import json
+import shutil
+import socket
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from bench.stream_world import World, files_of, picture, publish
+from tests.unit.workers.covers.test_references import png_bomb
+from tests.zygote import Child, Zygote
+from workers.embedded import Embedded
+from workers.events import ItemPublish, ItemRefresh, Outcome
+from workers.records import (
+    RELEASE_KEY,
+    Release,
+    Sidecar,
+    cover_key,
+    part_prefix,
+    sha256,
+    sidecar_key,
+)
+from workers.settings import Covers, Feast, References
+
+# As small as the real classes go: 50 ms a cover on one core.
+SMALL = Covers(steps=2, width=32, height=32, slots=4, threads=1, batch_items=4)
+LIMITS = References(max_bytes=200_000, max_pixels=1_000_000, timeout_seconds=3)
+SEGMENTS = ("neutral", "a", "b", "c")
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
+    # Of its own: one test pauses them.
+    with Embedded(tmp_path_factory.mktemp("servers"), parts=("kafka", "s3")) as servers:
+        yield servers
+
+
+@pytest.fixture(scope="module")
+def world(
+    servers: Embedded, _applied: Feast, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("world")
+    shutil.copytree(_applied.repo, folder / "feast")
+    feast = Feast(repo=folder / "feast", yaml=folder / "feast" / "feature_store.yaml")
+    world = World(folder, servers.kafka, servers.s3, feast, tiny_model, SMALL, LIMITS)
+    world.release()
+    yield world
+    world.close()
+
+
+@pytest.fixture(scope="module")
+def port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def covers(zygote: Zygote, world: World, port: int) -> Iterator[Child]:
+    environment = world.environment() | {"ICG_HEALTH_PORT": str(port)}
+    with zygote.start("covers", [], environment, world.folder / "covers.log").running() as child:
+        yield child
+
+
+def ready(port: int) -> dict[str, str]:
+    """The conditions of readiness that fail; {"process": …} while nobody answers."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2) as answer:
+            return dict(json.load(answer)["failed"])
+    except urllib.error.HTTPError as error:
+        return dict(json.load(error)["failed"])
+    except OSError as error:
+        return {"process": str(error)}
+
+
+def metric(port: int, name: str) -> float:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=2) as answer:
+        lines = answer.read().decode().splitlines()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
+
+
+def until(condition: object, seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < end, "not within the time"
+        time.sleep(0.05)
+
+
+def test_an_item_gets_a_cover_for_every_segment(world: World, covers: Child) -> None:
+    world.store.put_new("art/one.png", picture(1), "image/png")
+    sources = [
+        world.send(publish("both", reference_image=world.store.address("art/one.png"), language="en")),
+        world.send(publish("title-only")),
+        world.send(ItemPublish(item_id="picture-only", item_version=1, reference_image="s3://icg/art/one.png")),
+    ]
+    world.wait(sources, 90, covers.check)
+    for item_id, source in zip(("both", "title-only", "picture-only"), sources, strict=True):
+        manifest = world.manifest(item_id)
+        assert manifest is not None
+        assert tuple(manifest.covers) == SEGMENTS
+        assert (manifest.state, manifest.generation, manifest.release) == ("ready", 1, 1)
+        [event] = world.ready[source]
+        assert event.outcome is Outcome.DRAWN
+        assert [cover.segment_id for cover in event.covers] == list(SEGMENTS)
+        for segment, renditions in manifest.covers.items():
+            cover = renditions["default"]
+            stored = world.store.get(cover_key(item_id, cover.cover_id))
+            beside = world.store.get(sidecar_key(item_id, cover.cover_id))
+            assert stored is not None
+            assert beside is not None
+            sidecar = Sidecar.decode(beside.data)
+            assert sha256(stored.data) == cover.sha256 == sidecar.sha256
+            assert sidecar.inputs.cover_id() == cover.cover_id
+            assert (sidecar.segment_id, len(sidecar.embedding), sidecar.release) == (segment, 64, 1)
+            assert cover.rewards == sidecar.rewards
+            assert "aesthetic" in cover.rewards
+            assert (cover.width, cover.height, cover.fallback) == (32, 32, None)
+        assert len({by["default"].sha256 for by in manifest.covers.values()}) == 4
+        [row] = world.features.read(
+            ["item_covers:segment_ids", "item_covers:cover_ids", "item_covers:generation"], [{"item_id": item_id}]
+        )
+        assert list(row["segment_ids"]) == list(SEGMENTS)
+        assert list(row["cover_ids"]) == [by["default"].cover_id for by in manifest.covers.values()]
+    assert world.dead == {}
+
+
+def test_each_kind_of_bad_input_is_a_dead_letter_and_its_neighbours_get_covers(world: World, covers: Child) -> None:
+    put = world.store.put_new
+    put("art/large.png", b"\x89PNG\r\n\x1a\n" + b"x" * 200_001, "image/png")
+    put("art/bomb.png", png_bomb(50_000), "image/png")
+    put("art/text.png", b"I am not a picture", "image/png")
+    put("art/cut.jpg", picture(2, (300, 300), "JPEG")[:-400], "image/jpeg")
+    good = publish("x").model_dump(mode="json", exclude_none=True)
+
+    def value(**changes: object) -> bytes:
+        return json.dumps({**good, **changes}).encode()
+
+    def shows(address: str) -> bytes:
+        return value(reference_image=address)
+
+    bad = {
+        b"{not json": "Invalid JSON",
+        b"\xff\xfe": "JSON",
+        b"[]": "Input should be an object",
+        b"{}": "item_id: Field required",
+        value(item_version="one"): "item_version: Input should be a valid integer",
+        value(item_id="../etc/passwd"): "item_id",
+        value(item_id=".."): "an id may not be",
+        value(title="x" * 100_000): "title: String should have at most 500 characters",
+        value(action="destroy"): "action: Input should be 'publish' or 'retract'",
+        value(title=None): "needs a title, a reference_image or both",
+        value(time="yesterday"): "time",
+        shows("ftp://example.com/x.png"): "reference_image",
+        shows("s3://icg/art/nowhere.png"): "reference image: not found",
+        shows("s3://icg/art/large.png"): "more than 200,000 bytes",
+        shows("s3://icg/art/bomb.png"): "more than 1,000,000 pixels",
+        shows("s3://icg/art/text.png"): "not a PNG, JPEG or WebP picture",
+        shows("s3://icg/art/cut.jpg"): "the picture is broken",
+        shows("s3://secrets/x.png"): "the bucket 'secrets' is not allowed",
+        shows("https://169.254.169.254/latest/meta-data/"): "not public",
+        shows("https://localhost/x.png"): "not public",
+        shows("https://no-such-host.invalid/x.png"): "cannot be resolved",
+    }
+    sources = {world.send_raw(raw, key="same-partition"): reason for raw, reason in bad.items()}
+    sources[world.send_raw(None, key="same-partition")] = "no value"
+    neighbours = [world.send_raw(value(item_id=f"neighbour-{n}"), key="same-partition") for n in range(3)]
+    world.wait([*sources, *neighbours], 90, covers.check)
+    for source, reason in sources.items():
+        assert reason in world.reason(source)
+        assert len(world.dead[source]) == 1
+        assert source not in world.ready
+    assert [world.ready[source][0].outcome for source in neighbours] == [Outcome.DRAWN] * 3
+    letter = world.dead[next(iter(sources))][0]
+    assert (letter.key, letter.value) == (b"same-partition", b"{not json")
+    assert letter.headers["dlq_service"] == b"covers"
+
+
+# First and last position of each event at least once, and the orders in which an older version comes late.
+ORDERS = [(0, 1, 2, 3), (1, 0, 3, 2), (2, 3, 1, 0), (3, 2, 0, 1), (0, 2, 3, 1), (1, 2, 0, 3)]
+
+
+def test_two_publishes_a_refresh_and_a_retract_of_one_item_in_many_orders(world: World, covers: Child) -> None:
+    kinds = (
+        lambda item: publish(item, 1),
+        lambda item: publish(item, 2),
+        lambda item: ItemRefresh(item_id=item, segments=("a",)),
+        lambda item: ItemPublish(item_id=item, item_version=2, action="retract"),
+    )
+    outcomes: dict[tuple[int, int], Outcome] = {}
+    for position in range(4):
+        wave = {}
+        for number, order in enumerate(ORDERS):
+            event = kinds[order[position]](f"order-{number}")
+            wave[world.send(event)] = (number, order[position])
+            if position % 2:  # the platform says it again: another message of the same content
+                world.send(event)
+        world.wait(wave, 90, covers.check)
+        outcomes |= {place: world.ready[source][0].outcome for source, place in wave.items()}
+    for number, order in enumerate(ORDERS):
+        manifest = world.manifest(f"order-{number}")
+        assert manifest is not None
+        assert (manifest.item_version, manifest.state, manifest.covers) == (2, "retracted", {})
+        greater = min(order.index(1), order.index(3))
+        assert outcomes[number, 0] is (Outcome.DRAWN if order.index(0) < greater else Outcome.SUPERSEDED)
+        assert outcomes[number, 1] is (Outcome.DRAWN if order.index(1) < order.index(3) else Outcome.SUPERSEDED)
+        assert outcomes[number, 3] is Outcome.RETRACTED
+    [row] = world.features.read(["item_covers:state", "item_covers:cover_ids"], [{"item_id": "order-0"}])
+    assert row["state"] == "retracted"
+    assert not row["cover_ids"]
+
+
+def test_a_refresh_of_nothing_or_for_no_release_changes_nothing(world: World, covers: Child) -> None:
+    unknown = world.send(ItemRefresh(item_id="never-published"))
+    no_release = world.send(ItemRefresh(item_id="both", release=1000))
+    same = world.send(ItemRefresh(item_id="both"))
+    before = world.manifest("both")
+    world.wait([unknown, no_release, same], 60, covers.check)
+    assert world.ready[unknown][0].outcome is Outcome.UNCHANGED
+    assert world.manifest("never-published") is None
+    assert world.reason(no_release) == "it wants release 1000, the newest is 1"
+    assert world.ready[same][0].outcome is Outcome.UNCHANGED
+    assert world.manifest("both") == before
+
+
+def test_a_segment_without_a_vector_shows_neutral(world: World, covers: Child, port: int) -> None:
+    dead = len(world.dead)
+    other = "f" * 64
+    vector = [1.0] + [0.0] * 63
+    good = world.features.read("cover_generation", [{"segment_id": "b"}])[0]
+    world.features.push("segment_profile", [{"segment_id": "b", "vector": vector, "space": other, "users": 1}])
+    time.sleep(2.1)  # the service keeps vectors for 2 s
+    source = world.send(publish("half"))
+    world.wait([source], 60, covers.check)
+    manifest = world.manifest("half")
+    assert manifest is not None
+    assert manifest.covers["b"]["default"].fallback == "neutral"
+    assert manifest.covers["b"]["default"].cover_id == manifest.covers["neutral"]["default"].cover_id
+    assert manifest.covers["a"]["default"].fallback is None
+    assert metric(port, 'icg_covers_vector_problems_total{problem="space"}') >= 1
+    assert len(world.dead) == dead
+    world.features.push("segment_profile", [good])
+    time.sleep(2.1)
+
+
+def test_while_servers_are_away_nothing_is_lost_and_it_goes_on_by_itself(
+    world: World, covers: Child, servers: Embedded, port: int
+) -> None:
+    until(lambda: ready(port) == {})
+    dead = len(world.dead)
+    first = [world.send(publish(f"away-{n}")) for n in range(4)]
+    servers.pause_s3()
+    until(lambda: "s3" in ready(port), 60)
+    servers.resume_s3()
+    world.wait(first, 90, covers.check)
+    until(lambda: ready(port) == {}, 60)
+
+    second = [world.send(publish(f"gone-{n}")) for n in range(4)]
+    servers.pause_kafka()
+    until(lambda: "kafka" in ready(port), 60)
+    servers.resume_kafka()
+    world.wait(second, 90, covers.check)
+    until(lambda: ready(port) == {}, 60)
+    outcomes = [world.ready[source][0].outcome for source in (*first, *second)]
+    assert outcomes == [Outcome.DRAWN] * 8
+    assert len(world.dead) == dead
+
+
+def _adapter(world: World, folder: Path, change: str) -> Path:
+    """A copy of the adapter with other weights."""
+    shutil.copytree(world.model / "adapter", folder)
+    [file] = folder.rglob("*.safetensors")
+    weights = load_file(file)
+    name = max(weights, key=lambda each: weights[each].size)
+    if change == "better":
+        weights[name] = weights[name] + np.float32(0.05)
+    elif change == "nan":
+        weights[name].flat[3] = np.nan
+    elif change == "shape":
+        weights[name] = weights[name].reshape(-1)
+    save_file(weights, file)
+    return folder
+
+
+def test_a_release_is_swapped_in_whole_between_batches(world: World, covers: Child, port: int, tmp_path: Path) -> None:
+    adapter = world.releases.put_part(
+        "adapter", files_of(_adapter(world, tmp_path / "adapter", "better")), space=world.revisions["space"]
+    )
+    sources = [world.send(publish(f"swap-{n}")) for n in range(6)]
+    release = world.releases.publish({"adapter": adapter}, "better", "adapter")
+    until(lambda: metric(port, "icg_release") == release.number, 60)
+    sources += [world.send(publish(f"swap-{n}")) for n in range(6, 9)]
+    refresh = world.send(ItemRefresh(item_id="both", release=release.number, segments=("a",)))
+    world.wait([*sources, refresh], 90, covers.check)
+    revisions = {1: world.revisions["adapter"], release.number: adapter}
+    numbers = set()
+    for n in range(9):
+        manifest = world.manifest(f"swap-{n}")
+        assert manifest is not None
+        numbers.add(manifest.release)
+        for renditions in manifest.covers.values():
+            beside = world.store.get(sidecar_key(f"swap-{n}", renditions["default"].cover_id))
+            assert beside is not None
+            assert Sidecar.decode(beside.data).inputs.adapter == revisions[manifest.release]
+    assert release.number in numbers
+    both = world.manifest("both")
+    assert both is not None
+    assert (both.generation, both.release, both.published_by.topic) == (2, release.number, "item-publish")
+    world.revisions["adapter"] = adapter
+
+
+def test_a_wrong_release_is_refused_and_the_old_one_stays(
+    world: World, covers: Child, port: int, tmp_path: Path
+) -> None:
+    space = world.revisions["space"]
+    good = world.releases.current()
+    assert good is not None
+    in_use = metric(port, "icg_release")
+    put = world.releases.put_part
+    wrong = {
+        name: put("adapter", files_of(_adapter(world, tmp_path / name, name)), space=space) for name in ("nan", "shape")
+    }
+    wrong["hash"] = _damaged(world, tmp_path)
+    wrong["space"] = put("adapter", files_of(world.model / "adapter"), space="e" * 64)
+    wrong["missing"] = "d" * 64
+    for count, (name, revision) in enumerate(wrong.items(), start=1):
+        _force(world, Release(number=int(in_use) + count, parts={**good.parts, "adapter": revision}, reason=name))
+        until(lambda count=count: metric(port, "icg_covers_releases_refused_total") == count, 60)
+        assert metric(port, "icg_release") == in_use
+    source = world.send(publish("after-the-wrong-ones"))
+    world.wait([source], 60, covers.check)
+    manifest = world.manifest("after-the-wrong-ones")
+    assert manifest is not None
+    assert manifest.release == in_use
+    number = int(in_use) + len(wrong) + 1
+    _force(world, Release(number=number, parts=good.parts, reason="right again"))
+    until(lambda: metric(port, "icg_release") == number, 60)
+
+
+def _damaged(world: World, folder: Path) -> str:
+    """A part of which a file in the store is not what its card says."""
+    revision = world.releases.put_part(
+        "adapter",
+        {**files_of(_adapter(world, folder / "damaged", "better")), "note.txt": b"x"},
+        space=world.revisions["space"],
+    )
+    key = part_prefix("adapter", revision) + "note.txt"
+    world.store.delete(key)
+    world.store.put_new(key, b"y", "text/plain")
+    return revision
+
+
+def _force(world: World, release: Release) -> None:
+    """Write `models/release.json` past all checks, and announce it."""
+    from workers.events import ModelUpdate
+
+    world.store.update(RELEASE_KEY, lambda _: release.encode())
+    update = ModelUpdate(number=release.number, part="adapter", parts=dict(release.parts))
+    world.producer.send_event(update).result(20)
+
+
+def test_sigterm_drains_and_the_next_worker_goes_on(world: World, covers: Child, zygote: Zygote) -> None:
+    sources = [world.send(publish(f"drain-{n}")) for n in range(16)]
+    world.wait(sources[:1], 60, covers.check)
+    assert covers.terminate() == 0
+    world.look(0.5)
+    assert world.store.get("inflight/item-publish/0.json") is not None
+    left = [json.loads(world.store.get(key).data) for key in world.store.list("inflight/")]  # type: ignore[union-attr]
+    assert left == [{}] * len(left)
+    with zygote.start("covers", [], world.environment(), world.folder / "covers2.log").running() as again:
+        world.wait(sources, 90, again.check)
+        assert again.terminate() == 0
+    for n, source in enumerate(sources):
+        manifest = world.manifest(f"drain-{n}")
+        assert manifest is not None
+        assert manifest.generation == 1
+        assert {event.outcome for event in world.ready[source]} == {Outcome.DRAWN}
+        assert len({event.event_id() for event in world.ready[source]}) == 1

@@ -1,0 +1,179 @@
+"""A process that has imported what is heavy, and forks services on request: a start costs 3 s of loading, not 30.
+
+torch, diffusers and transformers take about 25 s of CPU to import, and a test that kills a service starts it again and
+again. Nothing is run before the fork but imports, so that a child is what a fresh process would be.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+class Zygote:
+    """The test's side. Requests and answers are one JSON line each."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.zygote"],
+            cwd=Path(__file__).parents[1],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            start_new_session=True,
+        )
+        self._children: set[int] = set()
+
+    def _ask(self, **request: Any) -> Any:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+    def start(self, what: str, arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> Child:
+        """Fork a child.
+
+        Args:
+            what: `covers`: the service; drawing a title in `arguments` ends the process.
+                `tiny`: `icg.init_tiny`, `arguments` are directory and seed.
+        """
+        pid = self._ask(do=what, arguments=list(arguments), environment=dict(environment), log=str(log))
+        self._children.add(pid)
+        return Child(self, pid, log)
+
+    def status(self, pid: int) -> int | None:
+        """The exit status of a child (negative: the signal), None while it runs."""
+        status: int | None = self._ask(do="status", pid=pid)
+        if status is not None:
+            self._children.discard(pid)
+        return status
+
+    def close(self) -> None:
+        for pid in self._children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(20)
+
+
+class Child:
+    """A forked process."""
+
+    def __init__(self, zygote: Zygote, pid: int, log: Path) -> None:
+        self._zygote = zygote
+        self.pid = pid
+        self.log = log
+
+    def status(self) -> int | None:
+        return self._zygote.status(self.pid)
+
+    def wait(self, seconds: float) -> int:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            if (status := self.status()) is not None:
+                return status
+            time.sleep(0.05)
+        raise TimeoutError(f"{self.pid} still runs; its log ends: {self.log.read_text()[-2000:]}")
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+        self.wait(10)
+
+    def terminate(self, seconds: float = 20) -> int:
+        os.kill(self.pid, signal.SIGTERM)
+        return self.wait(seconds)
+
+    def check(self) -> None:
+        if (status := self.status()) is not None:
+            raise RuntimeError(f"it ended with status {status}; its log ends: {self.log.read_text()[-3000:]}")
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[Child]:
+        try:
+            yield self
+        finally:
+            if self.status() is None:
+                self.kill()
+
+
+def _child(request: dict[str, Any]) -> int:
+    os.setsid()
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.environ.update(request["environment"])
+    if request["do"] == "tiny":
+        from icg import init_tiny
+
+        init_tiny(Path(request["arguments"][0]), seed=int(request["arguments"][1]))
+        return 0
+    import threading
+
+    from workers import logs
+    from workers.covers.service import run
+    from workers.settings import settings
+    from workers.supervisor import on_signals
+
+    stop = threading.Event()
+    on_signals(stop)
+    logs.configure(settings(), "covers")
+    return run(settings(), stop, _poisoned(request["arguments"]))
+
+
+def _poisoned(titles: Sequence[str]) -> Any:
+    """Makes real generators; one that reads one of `titles` ends the process as a crash of native code would."""
+    from workers.covers.loading import make_generator
+
+    def make(parts: Any, settings: Any) -> Any:
+        generator = make_generator(parts, settings)
+        encode = generator.encode
+
+        def encode_or_die(items: Any) -> Any:
+            if any(item.title in titles for item in items):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return encode(items)
+
+        generator.encode = encode_or_die  # type: ignore[method-assign]
+        return generator
+
+    return make
+
+
+def main() -> None:
+    from workers.features import import_feast
+
+    import_feast()
+    ended: dict[int, int] = {}
+    for line in sys.stdin:
+        request = json.loads(line)
+        with contextlib.suppress(ChildProcessError):
+            while (found := os.waitpid(-1, os.WNOHANG))[0]:
+                ended[found[0]] = os.waitstatus_to_exitcode(found[1])
+        if request["do"] == "status":
+            answer = ended.get(request["pid"])
+        elif (answer := os.fork()) == 0:
+            status = 1
+            try:
+                status = _child(request)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(status)
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()
