@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from workers.api import metrics
@@ -11,10 +12,7 @@ from workers.api.problems import Problem
 
 MOST_BODY_BYTES = 256 * 1024
 """200 item ids of 1000 characters and the rest."""
-
-
-class TooLarge(Exception):
-    """The body went on past the limit."""
+TOO_LARGE = f"The body is larger than {MOST_BODY_BYTES} bytes"
 
 
 class Edge:
@@ -34,7 +32,7 @@ class Edge:
             message = await receive()
             left -= len(message.get("body", b""))
             if left < 0:
-                raise TooLarge
+                raise HTTPException(413, TOO_LARGE)  # what FastAPI lets through while it reads a body
             return message
 
         async def noted(message: Message) -> None:
@@ -47,13 +45,10 @@ class Edge:
         try:
             declared = dict(scope["headers"]).get(b"content-length", b"0")
             if declared.isdigit() and int(declared) > MOST_BODY_BYTES:
-                raise TooLarge
-            await self._app(scope, limited, noted)
-        except TooLarge:
-            problem = Problem(
-                413, "too-large", "The body is too large", f"At most {MOST_BODY_BYTES} bytes.", {"Connection": "close"}
-            )
-            await problem.response(scope["path"])(scope, receive, noted)
+                refusal = Problem(413, "too-large", TOO_LARGE, TOO_LARGE, {"Connection": "close"})
+                await refusal.response(scope["path"])(scope, receive, noted)
+            else:
+                await self._app(scope, limited, noted)
         finally:
             route = getattr(scope.get("route"), "path", "none")
             metrics.REQUESTS.labels(route, scope["method"], status).observe(time.perf_counter() - began)

@@ -99,7 +99,7 @@ async def on_invalid(request: Request, error: Exception) -> Response:
 async def on_http(request: Request, error: Exception) -> Response:
     """Unknown paths and methods."""
     assert isinstance(error, HTTPException)
-    slug = {404: "unknown-path", 405: "method-not-allowed"}.get(error.status_code, "bad-request")
+    slug = {404: "unknown-path", 405: "method-not-allowed", 413: "too-large"}.get(error.status_code, "bad-request")
     problem = Problem(
         error.status_code, slug, str(error.detail), f"{request.method} {request.url.path}: {error.detail}"
     )
