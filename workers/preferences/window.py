@@ -33,8 +33,9 @@ from numpy.typing import NDArray
 from workers.preferences.decode import CLICK, DISLIKE, DWELL, IMPRESSION, LIKE, Columns, keys_of
 from workers.preferences.table import Table
 
-LAGS = 2
-"""Neighbours on each side: up to four couples a click, most of them of two covers where an item has several."""
+LAGS = 1
+"""Neighbours on each side: up to two couples a click. More of them say little new (they share the click) and cost as
+much; what a couple costs is the largest part of an event's time beside its decoding."""
 KIND_WEIGHT = np.array([0, 1, 2, 2, 0], np.float32)
 """By kind: a like or dislike is said on purpose and counts twice."""
 STRIDES = 60

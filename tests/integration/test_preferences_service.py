@@ -1,0 +1,172 @@
+"""The learner as a service: real broker, S3 and Feast, its own process where it is killed."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.taste_world import SPACE, TasteWorld
+from icg.preference import Head
+from workers.events import DEAD_LETTERS, UserBehavior
+from workers.features import Features
+from workers.messaging import Follower, Producer
+from workers.preferences.checkpoint import Checkpoints, fingerprint, to_learner
+from workers.preferences.service import run
+from workers.records import sidecar_key
+from workers.releases import Releases
+from workers.settings import S3, Feast, Kafka, Preferences, Settings, environment
+from workers.storage import ObjectStore
+
+TOPIC = UserBehavior.topic
+
+
+class Platform:
+    """A bucket, a feature store and a broker with a released head and a world's covers and people."""
+
+    def __init__(self, folder: Path, kafka: Kafka, s3: S3, feast: Feast, world: TasteWorld, **preferences: object):
+        self.settings = Settings(
+            kafka=kafka,
+            s3=s3,
+            feast=feast,
+            cache=folder / "cache",
+            log_format="text",
+            preferences=Preferences.model_validate({"release_pairs": 64, "checkpoint_events": 500, **preferences}),
+        )
+        self.folder, self.world = folder, world
+        self.store = ObjectStore(s3)
+        self.store.ensure_bucket()
+        self.producer = Producer(kafka, "platform")
+        self.releases = Releases(self.store, folder / "own-cache", self.producer)
+        self.features = Features(feast)
+        head = folder / "head"
+        world.head().save(head)
+        files: dict[str, Path | bytes] = {path.name: path for path in head.iterdir()}
+        revision = self.releases.put_part("preference", files, space=SPACE)
+        self.first = self.releases.publish({"preference": revision}, "first", "preference")
+        for item in range(world.items):
+            for number in range(world.styles):
+                if (item, number) not in world.missing:
+                    self.put_sidecar(item, number)
+        rows = [
+            {"user_id": world.user(person), "embedding": vector.tolist(), "space": SPACE}
+            for person, vector in enumerate(world.vectors)
+        ]
+        self.features.push("user_embedding", rows)
+
+    def put_sidecar(self, item: int, number: int) -> None:
+        sidecar = self.world.sidecar(item, number)
+        key = sidecar_key(sidecar.item_id, sidecar.cover_id)
+        assert self.store.put_new(key, sidecar.encode(), "application/json")
+
+    def send(self, values: list[bytes], partition: int = 0) -> int:
+        """To one partition; the offset after the last."""
+        for value in values:
+            last = self.producer.send(TOPIC, value, None, None, partition)
+        return last.result(20)[1] + 1
+
+    def state(self, partition: int = 0) -> tuple[int, str]:
+        """Offset and fingerprint of the newest checkpoint, before the first: -1."""
+        found = Checkpoints(self.store).newest(partition)
+        if found is None:
+            return -1, ""
+        head = self.world.head()
+        number = found[2]["release"]
+        part = self.releases.release(number).parts["preference"]
+        head = Head.load(self.releases.fetch("preference", part))
+        limits = {"horizon": 600_000_000, "most": 2_000_000, "holdout": 0.05, "bound": 0.5}
+        return found[0], fingerprint(to_learner(found[1], found[2], head, **limits))
+
+    def process(self) -> subprocess.Popen[bytes]:
+        settings = self.settings
+        variables = environment(
+            kafka=settings.kafka, s3=settings.s3, feast=settings.feast, preferences=settings.preferences
+        )
+        variables |= {"ICG_CACHE": str(settings.cache), "ICG_LOG_FORMAT": "text"}
+        log = (self.folder / "learner.log").open("ab")
+        return subprocess.Popen(
+            [sys.executable, "-m", "workers.cli", "run", "preferences"], env=variables, stdout=log, stderr=log
+        )
+
+    def said(self) -> str:
+        return (self.folder / "learner.log").read_text()
+
+
+class InThread:
+    """The service in a thread of this process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.stop = threading.Event()
+        self.code: int | None = None
+
+        def work() -> None:
+            self.code = run(settings, self.stop)
+
+        self.thread = threading.Thread(target=work)
+        self.thread.start()
+
+    def end(self) -> int | None:
+        self.stop.set()
+        self.thread.join(30)
+        assert not self.thread.is_alive()
+        return self.code
+
+
+def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def platform(tmp_path: Path, own_kafka: Kafka, s3: S3, feast_repo: Feast) -> Iterator[Callable[..., Platform]]:
+    made: list[Platform] = []
+
+    def make(world: TasteWorld, **preferences: object) -> Platform:
+        made.append(Platform(tmp_path, own_kafka, s3, feast_repo, world, **preferences))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.producer.close(1)
+        each.features.close()
+
+
+def test_clicks_become_tastes_in_feast_and_a_release(platform: Callable[..., Platform]) -> None:
+    world = TasteWorld(people_count=60, items=6)
+    here = platform(world)
+    values = world.values(1500)
+    here.send([*values[:10], b"not json", *values[10:]])
+    service = InThread(here.settings)
+    try:
+        until(lambda: (found := here.releases.current()) is not None and found.number > here.first.number)
+        people = [{"user_id": world.user(person)} for person in range(60)]
+        names = ["user_taste:residual", "user_taste:space", "user_taste:pairs", "user_history:liked_covers"]
+        until(lambda: sum(row["pairs"] is not None for row in here.features.read(names, people)) > 30)
+        rows = [row for row in here.features.read(names, people) if row["pairs"]]
+        assert all(row["space"] == SPACE for row in rows)
+        assert 0 < max(np.linalg.norm(row["residual"]) for row in rows) <= 0.5
+        assert any(row["liked_covers"] for row in rows)
+        release = here.releases.current()
+        assert release is not None
+        card = here.releases.card("preference", release.parts["preference"])
+        assert card.space == SPACE
+        assert card.metrics["pairs"] >= 64
+        assert card.metrics["log_loss_difference_upper"] <= card.metrics["margin"]
+        letters = Follower(here.settings.kafka, DEAD_LETTERS)
+        dead = letters.poll(10, 10)
+        letters.close()
+        assert [message.value for message in dead] == [b"not json"]
+        assert "Invalid JSON" in dead[0].headers["dlq_reason"].decode()
+    finally:
+        code = service.end()
+    assert code == 0
+    assert here.state()[0] == len(values) + 1
