@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,7 +13,7 @@ from workers.exceptions import UserError
 if TYPE_CHECKING:
     from workers.embeddings import Users
     from workers.features import Features
-    from workers.records import Release, SegmentSet
+    from workers.records import Release, Segment, SegmentSet
     from workers.releases import Releases
     from workers.settings import Settings
 
@@ -53,6 +55,7 @@ def build_command(
     )
 
 
+@dataclass(frozen=True)
 class Built:
     """What `build_set` made.
 
@@ -61,14 +64,11 @@ class Built:
         release: None where the set was only proposed.
     """
 
-    def __init__(
-        self, segments: SegmentSet, revision: str, kept: set[str], users: int, release: Release | None
-    ) -> None:
-        self.segments = segments
-        self.revision = revision
-        self.kept = kept
-        self.users = users
-        self.release = release
+    segments: SegmentSet
+    revision: str
+    kept: set[str]
+    users: int
+    release: Release | None
 
 
 def build(config: Settings, *, groups: int = 8, k_min: int = 20, seed: int = 0) -> Release:
@@ -90,76 +90,87 @@ def build_set(config: Settings, *, groups: int = 8, k_min: int = 20, seed: int =
     """
     from workers import clustering, embeddings
     from workers.features import Features
-    from workers.messaging import Producer
     from workers.records import SegmentSet
     from workers.releases import Releases
     from workers.storage import ObjectStore
     from workers.users import current
 
     store = ObjectStore(config.s3)
-    producer = Producer(config.kafka, "segments")
-    features: Features | None = None
+    releases = Releases(store, config.cache)
+    base = current(releases)
+    space = base.parts["space"]
+    users = embeddings.load(store, space)
+    if users is None:
+        raise UserError("no users are imported in the released space: `icg users import FILE` first")
+    if len(users.ids) < k_min:
+        raise UserError(f"{len(users.ids)} users are fewer than --k-min {k_min}: one group would name its members")
+    features = Features(config.feast)
     try:
-        releases = Releases(store, config.cache, producer)
-        base = current(releases)
-        space = base.parts["space"]
-        users = embeddings.load(store, space)
-        if users is None:
-            raise UserError("no users are imported in the released space: `icg users import FILE` first")
-        if len(users.ids) < k_min:
-            raise UserError(f"{len(users.ids)} users are fewer than --k-min {k_min}: one group would name its members")
-        features = Features(config.feast)
         vectors = users.vectors + _residuals(features, users, space)
         found = clustering.merge_small(vectors, clustering.kmeans(vectors, groups, seed), k_min)
-
         before = _before(releases, base, space)
-        made = clustering.named(found, before.segments if before else [], f"{space}\n{base.parts.get('segments', '')}")
-        part = SegmentSet(space=space, segments=made)
+        made = clustering.named(found, before, f"{space}\n{base.parts.get('segments', '')}")
+        segments = SegmentSet(space=space, segments=made)
         revision = releases.put_part(
             "segments",
-            {FILE: part.encode()},
+            {FILE: segments.encode()},
             space=space,
             made_by="icg segments build",
             parents={"segments": base.parts["segments"]} if "segments" in base.parts else {},
             metrics={"users": float(len(users.ids)), "segments": float(len(made))},
         )
-        old = {each.segment_id for each in before.segments} if before else set()
+        old = {each.segment_id for each in before}
         kept = {each.segment_id for each in made} & old
-        profiles = [
+        # A kept segment of a proposed set has its old vector still: covers are drawn for it under the present release.
+        _push_profiles(features, segments, revision, leave_out=set() if release else old)
+        if not release:
+            return Built(segments, revision, kept, len(users.ids), None)
+        if base.parts.get("segments") != revision:
+            base = _publish(config, revision, f"{len(made)} segments of {len(users.ids)} users")
+        _push_moves(features, users, [made[label] for label in found.labels], revision)
+        return Built(segments, revision, kept, len(users.ids), base)
+    finally:
+        features.close()
+
+
+def _publish(config: Settings, revision: str, reason: str) -> Release:
+    from workers.messaging import Producer
+    from workers.releases import Releases
+    from workers.storage import ObjectStore
+
+    producer = Producer(config.kafka, "segments")
+    try:
+        releases = Releases(ObjectStore(config.s3), config.cache, producer)
+        return releases.publish({"segments": revision}, reason, "segments")
+    finally:
+        producer.close()
+
+
+def _push_profiles(features: Features, segments: SegmentSet, revision: str, leave_out: set[str]) -> None:
+    features.push(
+        "segment_profile",
+        [
             {
                 "segment_id": each.segment_id,
                 "vector": each.vector,
                 "parent": each.parent,
-                "space": space,
+                "space": segments.space,
                 "segments": revision,
                 "users": each.users,
             }
-            for each in made
-        ]
-        if not release:
-            features.push("segment_profile", [row for row in profiles if row["segment_id"] not in old])
-            return Built(part, revision, kept, len(users.ids), None)
-        features.push("segment_profile", profiles)
-        if base.parts.get("segments") != revision:
-            base = releases.publish(
-                {"segments": revision}, f"{len(made)} segments of {len(users.ids)} users", "segments"
-            )
-        moves = [
-            {
-                "user_id": user,
-                "segment_id": made[label].segment_id,
-                "parent": made[label].parent,
-                "segments": revision,
-            }
-            for user, label in zip(users.ids, found.labels, strict=True)
-        ]
-        for at in range(0, len(moves), BATCH):
-            features.push("user_segment", moves[at : at + BATCH])
-        return Built(part, revision, kept, len(users.ids), base)
-    finally:
-        if features is not None:
-            features.close()
-        producer.close()
+            for each in segments.segments
+            if each.segment_id not in leave_out
+        ],
+    )
+
+
+def _push_moves(features: Features, users: Users, into: Sequence[Segment], revision: str) -> None:
+    moves = [
+        {"user_id": user, "segment_id": segment.segment_id, "parent": segment.parent, "segments": revision}
+        for user, segment in zip(users.ids, into, strict=True)
+    ]
+    for at in range(0, len(moves), BATCH):
+        features.push("user_segment", moves[at : at + BATCH])
 
 
 def _residuals(features: Features, users: Users, space: str) -> Any:
@@ -176,11 +187,11 @@ def _residuals(features: Features, users: Users, space: str) -> Any:
     return residuals
 
 
-def _before(releases: Releases, release: Release, space: str) -> SegmentSet | None:
-    """The released set that the new one replaces; none where its vectors lie in another space."""
+def _before(releases: Releases, release: Release, space: str) -> list[Segment]:
+    """The released segments that the new ones replace; none where their vectors lie in another space."""
     from workers.records import SegmentSet
 
     if "segments" not in release.parts:
-        return None
+        return []
     before = SegmentSet.decode((releases.fetch("segments", release.parts["segments"]) / FILE).read_bytes())
-    return before if before.space == space else None
+    return before.segments if before.space == space else []

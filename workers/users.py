@@ -59,17 +59,15 @@ def import_users(config: Settings, file: Path, *, fit_map: bool = False) -> int:
 
     users = embeddings.read_file(file)
     store = ObjectStore(config.s3)
+    releases = Releases(store, config.cache)
+    release = current(releases)
     if fit_map:
         producer = Producer(config.kafka, "users")
         try:
-            releases = Releases(store, config.cache, producer)
-            release = current(releases)
-            mapping: Map | None = _release_map(releases, release, users)
+            mapping: Map | None = _release_map(Releases(store, config.cache, producer), release, users)
         finally:
             producer.close()
     else:
-        releases = Releases(store, config.cache)
-        release = current(releases)
         mapping = _released_map(releases, release, users, file.name)
     mapped = embeddings.Users(users.ids, mapping(users.vectors)) if mapping else users
 

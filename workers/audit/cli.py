@@ -18,14 +18,18 @@ FormatOption = Annotated[Format, typer.Option("--format", "-f", help="How to pri
 
 
 def _views() -> Views:
-    from workers.exceptions import UserError
+    from workers.exceptions import StorageFault, UserError
     from workers.settings import settings
+    from workers.storage import ObjectStore
 
     try:
         from workers.audit.views import Views
     except ModuleNotFoundError as error:
         raise UserError(f"{error.name} is not installed: pip install 'icg-worker[audit]'") from None
-    return Views(settings().s3)
+    s3 = settings().s3
+    if not ObjectStore(s3, timeout=5, attempts=1).ping():
+        raise StorageFault(f"no answer from bucket {s3.bucket} at {s3.endpoint or 'Amazon S3'}")
+    return Views(s3)
 
 
 @app.command()

@@ -178,8 +178,8 @@ def _faults(what: str) -> Iterator[None]:
     try:
         yield
     except (DeltaError, OSError) as error:
-        raise StorageFault(f"{what}: {_first_line(error)}") from error
+        raise StorageFault(f"{what}: {_one_line(error)}") from error
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+def _one_line(error: BaseException) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__)[:300]
