@@ -14,6 +14,9 @@ WANTED_WINS = {"neutral": 0.75, "mismatched": 0.80, "filtered_neutral": 0.70, "i
 """Least share of wins over each; over best-of-8 the interval must lie above 0.50."""
 
 
+Table = Floats | NDArray[np.bool_]
+
+
 @dataclass(frozen=True)
 class Row:
     """One figure: its name in the JSON, its value, what is wanted of it, how it was measured."""
@@ -63,7 +66,7 @@ def headroom(own: Floats, neutral: Floats, oracle: Floats, resamples: int = RESA
     return of_statistic(np.stack([own, neutral, oracle]), ratio, resamples=resamples)
 
 
-def kept(own: Floats, reference: Floats, floor: float, resamples: int = RESAMPLES) -> Interval:
+def kept(own: Table, reference: Table, floor: float, resamples: int = RESAMPLES) -> Interval:
     """(mean − floor) / (reference's mean − floor); `relevance_kept` of hits with the chance as floor."""
 
     def ratio(tables: Floats) -> float:

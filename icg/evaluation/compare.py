@@ -1,0 +1,122 @@
+"""Figures of one setting (title, reference, both, wrong reference) from what the judges said of every contender."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from icg.evaluation.figures import (
+    WANTED_WINS,
+    Row,
+    diversity,
+    fid,
+    headroom,
+    kept,
+    kid,
+    quality_kept,
+    rows,
+    wins_over,
+)
+from icg.evaluation.panel import Measured
+from icg.evaluation.people import Floats
+
+AGAIN = "neutral_again"
+"""Neutral from other seeds: the A/A."""
+
+FAST, FULL = "icg", "icg_full"
+"""ICG with shared early steps, and the same without."""
+
+
+def a_a(measured: Mapping[str, Measured], suffix: str = "") -> list[Row]:
+    """Neutral against neutral from other seeds: 0.50 ± 0.02, or nothing else counts."""
+    found = wins_over(measured["neutral"].utility, measured[AGAIN].utility)
+    return rows(f"a_a{suffix}", found, least=0.48, most=0.52, note="neutral, other seeds")
+
+
+def wins(measured: Mapping[str, Measured], own: str = "icg", suffix: str = "") -> list[Row]:
+    """Share of (person, concept) pairs where the own cover is liked better, by U and by the second judge."""
+    made: list[Row] = []
+    mine = measured[own]
+    for name, other in measured.items():
+        if name in {own, AGAIN, FULL}:
+            continue
+        columns = other.utility.shape[1]
+        found = wins_over(mine.utility[:, :columns], other.utility)
+        made += rows(f"wins_over_{name}{suffix}", found, least=WANTED_WINS.get(name))
+        if name.startswith("best_of_8"):
+            # A wish about the interval, so it is put on its lower end.
+            made[-2] = Row(f"wins_over_{name}{suffix}_low", found.low, least=0.5)
+        if mine.second is not None and other.second is not None:
+            again = wins_over(mine.second[:, :columns], other.second)
+            made += rows(f"second_wins_over_{name}{suffix}", again, note="by the second judge")
+    return made
+
+
+def quality(
+    measured: Mapping[str, Measured], real: Floats, chance: float, own: str = "icg", suffix: str = ""
+) -> list[Row]:
+    """Headroom, relevance, fast sampling, copies, KID, FID and diversity.
+
+    Args:
+        real: features [n, d] of real pictures of the same concepts.
+    """
+    made: list[Row] = []
+    mine, neutral = measured[own], measured["neutral"]
+    if "oracle" in measured:
+        oracle = measured["oracle"].utility
+        columns = oracle.shape[1]
+        found = headroom(mine.utility[:, :columns], neutral.utility[:, :columns], oracle)
+        made += rows(f"headroom{suffix}", found, least=0.5, note=f"best of many by U, {columns} items")
+    made += [
+        Row(f"hit_{own}{suffix}", float(mine.hit.mean()), note=f"chance {chance:.3f}"),
+        Row(f"hit_neutral{suffix}", float(neutral.hit.mean())),
+        Row(f"hit_words_{own}{suffix}", float(mine.hit_words.mean()), note="by guessed words"),
+        Row(f"hit_words_neutral{suffix}", float(neutral.hit_words.mean())),
+        Row(f"group_{own}{suffix}", float(mine.group.mean())),
+    ]
+    made += rows(f"relevance_kept{suffix}", kept(mine.hit, neutral.hit, chance), least=0.95)
+    if FULL in measured:
+        found = quality_kept(mine.utility, measured[FULL].utility, neutral.utility)
+        made += rows(f"quality_kept{suffix}", found, least=0.90, note="shared early steps, same seeds")
+    for name in (own, "neutral"):
+        one = measured[name]
+        if one.copies is not None:
+            made.append(Row(f"copies_{name}{suffix}", float(one.copies.mean()), note="nearest real is the reference"))
+        features = one.features.reshape(-1, one.features.shape[-1])
+        made += [
+            Row(f"kid_{name}{suffix}", kid(features, real), note="x 1000, in the relevance judge's features"),
+            Row(f"fid_{name}{suffix}", fid(features, real), note="in the relevance judge's features"),
+        ]
+    half = np.random.default_rng(0).permutation(len(real))
+    made += [
+        Row(f"fid_real{suffix}", fid(real[half[::2]], real[half[1::2]]), note="half of the real against the other"),
+        Row(f"diversity_within_user{suffix}", _mean_diversity(mine.features) / diversity(real), note="items; real = 1"),
+        Row(
+            f"diversity_between_users{suffix}",
+            _mean_diversity(np.swapaxes(mine.features, 0, 1)) / diversity(real),
+            note="of one item; real pictures of all items = 1",
+        ),
+    ]
+    return made
+
+
+def wrong_reference(right: Mapping[str, Measured], wrong: Mapping[str, Measured], own: str = "icg") -> list[Row]:
+    """The own title with another concept's picture must be less relevant than with its own picture."""
+    drop = float(right[own].hit.mean()) - float(wrong[own].hit.mean())
+    return [Row("wrong_reference_drop", drop, least=0.0, note="hit with own less with wrong reference")]
+
+
+def cost(measured: Mapping[str, Measured], suffix: str = "") -> list[Row]:
+    """Denoiser rows and seconds a cover handed out, of every contender."""
+    made = []
+    for name, one in measured.items():
+        covers = one.utility.size
+        made.append(Row(f"evaluations_{name}{suffix}", one.evaluations / covers, note="denoiser rows a cover"))
+        made.append(Row(f"seconds_{name}{suffix}", one.seconds / covers, note="a cover, everything counted"))
+    return made
+
+
+def _mean_diversity(features: Floats) -> float:
+    """Of [groups, n, d], the groups' mean."""
+    return float(np.mean([diversity(group) for group in features]))
