@@ -119,7 +119,7 @@ MOUNTED = {
 
 def main() -> None:
     """Entry point: whatever goes wrong ends in a line or two, never in a traceback."""
-    from workers.exceptions import Fault, UserError
+    from workers.exceptions import BadPart, EmbeddedError, Fault, MessageTooLarge, OffsetLost, UserError
 
     for name, (module, help_text) in MOUNTED.items():
         app.add_typer(importlib.import_module(module).app, name=name, help=help_text, no_args_is_help=True)
@@ -135,7 +135,7 @@ def main() -> None:
 
         typer.echo(f"icg: a setting is wrong: {explain(error)}", err=True)
         sys.exit(2)
-    except (Fault, UserError) as error:
+    except (Fault, UserError, BadPart, EmbeddedError, MessageTooLarge, OffsetLost) as error:
         typer.echo(f"icg: {error}", err=True)
         sys.exit(error.status if isinstance(error, UserError) else 1)
 

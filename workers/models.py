@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from workers.exceptions import BadPart
+
 if TYPE_CHECKING:
+    from workers.records import Release
     from workers.releases import Releases
 
 app = typer.Typer()
@@ -34,7 +38,7 @@ def list_releases(last: Annotated[int, typer.Option(min=1, help="How many, newes
     current = releases.current()
     if current is None:
         raise UserError("nothing is released yet")
-    rows = [releases.get(number) for number in range(current.number, max(0, current.number - last - 1), -1)]
+    rows = _before(releases, current.number, last + 1)
     table = Table("release", "time", "why", "parts")
     for release, before in zip(rows[:last], [*rows[1:], None], strict=False):
         parts = "  ".join(
@@ -43,6 +47,16 @@ def list_releases(last: Annotated[int, typer.Option(min=1, help="How many, newes
         )
         table.add_row(str(release.number), f"{release.time:%Y-%m-%d %H:%M:%S}", release.reason, parts)
     Console().print(table)
+
+
+def _before(releases: Releases, number: int, most: int) -> list[Release]:
+    """Up to so many releases from `number` down; a number is missing where two were published at once."""
+    found: list[Release] = []
+    while number > 0 and len(found) < most:
+        with suppress(BadPart):
+            found.append(releases.release(number))
+        number -= 1
+    return found
 
 
 @app.command()
