@@ -132,6 +132,14 @@ def delete_rows(provider: Any, config: Any, views: Iterable[Any], key: Any) -> N
         raise ValueError(f"rows of an online store of type {config.online_store.type} cannot be deleted")
 
 
+def one_retry(provider: Any, config: Any) -> None:
+    """Let redis-py retry once, at once: its default of three times, up to 10 s apart, hides an outage."""
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    provider.online_store._get_client(config.online_store).set_retry(Retry(NoBackoff(), 1))
+
+
 def sqlite_path(config: Any) -> Path:
     path = Path(config.online_store.path)
     return path if path.is_absolute() else Path(config.repo_path) / path

@@ -21,7 +21,16 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from workers.exceptions import FeatureFault
-from workers.feast_store import delete_rows, entity_key, import_feast, pack, share_sqlite, sqlite_path, unpack
+from workers.feast_store import (
+    delete_rows,
+    entity_key,
+    import_feast,
+    one_retry,
+    pack,
+    share_sqlite,
+    sqlite_path,
+    unpack,
+)
 from workers.settings import Feast
 
 log = logging.getLogger(__name__)
@@ -77,6 +86,8 @@ class Features:
             self._provider = get_provider(self._config)
             if self._config.online_store.type == "sqlite":
                 share_sqlite(sqlite_path(self._config))
+            elif self._config.online_store.type == "redis":
+                one_retry(self._provider, self._config)
             self._views = {view.name: view for view in self._store.list_feature_views()}
             if not self._views:
                 raise FeatureFault(f"no feature views in {self._config.registry.path}: run `feast apply` first")

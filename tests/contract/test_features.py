@@ -43,7 +43,7 @@ def new(kind: str) -> str:
 
 
 def segment_of(features: Features, user: str) -> str | None:
-    (row,) = features.read([r"user_segment\.segment_id"], [{"user_id": user}])
+    (row,) = features.read(["user_segment:segment_id"], [{"user_id": user}])
     return row["segment_id"]
 
 
@@ -159,7 +159,7 @@ def event_time(settings: Feast, user: str) -> int:
     from feast import FeatureStore
 
     store = FeatureStore(repo_path=str(settings.repo), fs_yaml_file=settings.yaml)
-    answer = store.get_online_features([r"user_segment\.segment_id"], [{"user_id": user}])
+    answer = store.get_online_features(["user_segment:segment_id"], [{"user_id": user}])
     return int(answer.to_dict(include_event_timestamps=True)["segment_id__ts"][0])
 
 
@@ -226,7 +226,7 @@ def test_an_erased_user_is_gone_from_every_view_and_may_come_back(features: Feat
         put(features, each, "s")
         features.push("user_taste", [{"user_id": each, "residual": [1.0], "space": each, "pairs": 1}])
     features.erase({"user_id": user})
-    names = [r"user_segment\.segment_id", "user_taste:residual", "user_taste:space"]
+    names = ["user_segment:segment_id", "user_taste:residual", "user_taste:space"]
     gone, kept = features.read(names, [{"user_id": user}, {"user_id": other}])
     assert gone == {"user_id": user, "segment_id": None, "residual": None, "space": None}
     assert kept == {"user_id": other, "segment_id": "s", "residual": [1.0], "space": other}
@@ -276,10 +276,10 @@ def test_one_sqlite_file_serves_several_processes(feast_repo: Feast) -> None:
         writer.start()
     users = [{"user_id": f"{prefix}-{each}"} for prefix in prefixes for each in range(20)]
     while any(writer.is_alive() for writer in writers):
-        features.read([r"user_segment\.segment_id"], users)
+        features.read(["user_segment:segment_id"], users)
         time.sleep(0.002)
     for writer in writers:
         writer.join()
         assert writer.exitcode == 0
-    assert {row["segment_id"] for row in features.read([r"user_segment\.segment_id"], users)} == {"s39"}
+    assert {row["segment_id"] for row in features.read(["user_segment:segment_id"], users)} == {"s39"}
     features.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -12,9 +13,10 @@ import pytest
 
 from workers.embedded import Embedded
 from workers.events import ItemRefresh
-from workers.exceptions import Conflict, MessagingFault, StorageFault
+from workers.exceptions import Conflict, FeatureFault, MessagingFault, StorageFault
+from workers.features import Features
 from workers.messaging import Consumer, Message, Producer
-from workers.settings import S3
+from workers.settings import S3, Feast
 from workers.storage import ObjectStore, retrying
 
 TOPIC = ItemRefresh.topic
@@ -185,3 +187,34 @@ def test_a_broker_that_hangs_longer_than_the_session_loses_nothing(tmp_path: Pat
         assert list(dict.fromkeys(m.value for m in found)) == [str(number).encode() for number in range(21)]
         consumer.close()
         producer.close()
+
+
+def test_a_locked_sqlite_file_is_a_fault_and_then_goes_on(feast_repo: Feast) -> None:
+    features = Features(feast_repo, tries=1)
+    row = {"user_id": "u", "segment_id": "s"}
+    other = sqlite3.connect(feast_repo.repo / "data" / "online_store.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(FeatureFault, match="push to user_segment: database is locked"):
+        features.push("user_segment", [row])
+    assert features.ping()  # readers go on: that is what the write-ahead log is for
+    other.execute("ROLLBACK")
+    features.push("user_segment", [row])
+    assert features.read(["user_segment:segment_id"], [{"user_id": "u"}]) == [row]
+    features.close()
+
+
+def test_a_redis_that_is_not_there_is_a_fault(feast_repo: Feast, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEAST_REDIS", "127.0.0.1:9")
+    monkeypatch.setenv("FEAST_REGISTRY", str(feast_repo.repo / "data" / "registry.db"))
+    features = Features(Feast(repo=feast_repo.repo, yaml=Feast().repo / "redis.yaml"), tries=2)
+    assert not features.ping()
+    with pytest.raises(FeatureFault, match="event times of user_segment"):
+        features.push("user_segment", [{"user_id": "u", "segment_id": "s"}])
+    features.close()
+
+
+def test_a_store_that_was_never_applied_is_a_fault_that_says_so(tmp_path: Path) -> None:
+    yaml = tmp_path / "feature_store.yaml"
+    yaml.write_text((Feast().repo / "feature_store.yaml").read_text())
+    with pytest.raises(FeatureFault, match="run `feast apply` first"):
+        Features(Feast(repo=tmp_path, yaml=yaml))
