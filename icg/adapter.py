@@ -75,7 +75,8 @@ class Block(nn.Module):
             k, v = self.key_value(user).chunk(2, dim=-1)
             seen = self.user_out(_attend(self.query(self.norm_user(tokens)), k, v, self.heads))
             tokens = tokens + self.gate * seen
-        return tokens + self.mlp(self.norm_mlp(tokens))
+        refined: Tensor = tokens + self.mlp(self.norm_mlp(tokens))
+        return refined
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
@@ -144,7 +145,8 @@ class Adapter(nn.Module):
         users = users * torch.sqrt(2 * config.dimension / (1 + squared))
         if present is not None:
             users = users * present[:, None]
-        return self.user_in(users).unflatten(-1, (config.user_tokens, config.width))
+        tokens: Tensor = self.user_in(users).unflatten(-1, (config.user_tokens, config.width))
+        return tokens
 
     def personalise(
         self, features: Tensor, users: Tensor, present: Tensor | None = None, personalization: float = 1.0

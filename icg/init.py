@@ -100,7 +100,8 @@ def _encoder(seed: int) -> CLIPVisionModelWithProjection:
         patch_size=8,
         projection_dim=DIMENSION,
     )
-    model = CLIPVisionModelWithProjection(config).eval()
+    model = CLIPVisionModelWithProjection(config)
+    model.eval()
     randomise(model, seed)
     return model
 
@@ -119,9 +120,10 @@ def _write_space(folder: Path, seed: int) -> None:
 
 def _write_aesthetic(folder: Path, processor: Path, seed: int) -> None:
     # As wide and deep as LAION's predictor for its features, on ours.
-    head = nn.Sequential(nn.Linear(DIMENSION, 32), nn.Linear(32, 1))
+    last = nn.Linear(32, 1)
+    head = nn.Sequential(nn.Linear(DIMENSION, 32), last)
     randomise(head, seed + 3)
-    nn.init.constant_(head[1].bias, 5.0)
+    nn.init.constant_(last.bias, 5.0)
     Aesthetic(_encoder(seed + 2), Preprocessing.from_pretrained(processor), head).save_pretrained(folder, processor)
 
 

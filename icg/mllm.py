@@ -61,7 +61,7 @@ class MLLM:
     def from_pretrained(cls, directory: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Self:
         """Load from a folder in `save_pretrained` layout; never from a hub, never a pickle."""
         with quietly():
-            model = AutoModelForImageTextToText.from_pretrained(
+            model: Any = AutoModelForImageTextToText.from_pretrained(
                 directory, local_files_only=True, use_safetensors=True, dtype=dtype
             )
             processor = AutoProcessor.from_pretrained(directory, local_files_only=True)
@@ -73,7 +73,8 @@ class MLLM:
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        device: torch.device = self.model.device
+        return device
 
     def prepare(self, item: Item, prompt: str = "{title}") -> Inputs:
         """One item through chat template and processor; every tensor's first dimension is 1 (or patches, for Qwen)."""

@@ -75,7 +75,7 @@ def get_scheduler(base: Base, name: str | None) -> Any:
     own = base.pipeline.scheduler
     if name is None:
         return type(own).from_config(own.config)
-    kind = getattr(diffusers, name, None)
+    kind: Any = getattr(diffusers, name, None)
     if not (inspect.isclass(kind) and issubclass(kind, diffusers.SchedulerMixin)):
         raise ValueError(f"{name!r} is no scheduler of diffusers")
     return kind.from_config(own.config)

@@ -12,11 +12,28 @@ import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
 
 from icg.conditioning.base import Base, Conditioning, repeat, select
+from icg.conditioning.flux import Flux
+from icg.conditioning.lumina2 import Lumina2
+from icg.conditioning.pixart import PixArtSigma
+from icg.conditioning.qwen_image import QwenImage
+from icg.conditioning.sana import Sana
 from icg.conditioning.stable_diffusion import StableDiffusion, StableDiffusionXL
+from icg.conditioning.stable_diffusion_3 import StableDiffusion3
+from icg.conditioning.z_image import ZImage
 from icg.exceptions import Unsupported
 from icg.loading import quietly
 
-FAMILIES: tuple[type[Base], ...] = (StableDiffusion, StableDiffusionXL)
+FAMILIES: tuple[type[Base], ...] = (
+    StableDiffusion,
+    StableDiffusionXL,
+    StableDiffusion3,
+    Flux,
+    PixArtSigma,
+    Sana,
+    Lumina2,
+    QwenImage,
+    ZImage,
+)
 
 __all__ = ["FAMILIES", "Base", "Conditioning", "base_of", "load_base", "repeat", "select"]
 

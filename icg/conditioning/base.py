@@ -44,29 +44,27 @@ class Base(ABC):
     Attributes:
         width: of a conditioning token.
         pooled: width of the pooled conditioning, 0 where the family takes none.
+        patch: latents a side that the denoiser takes together.
         unguided: how the stock pipeline is told to make one call a step.
     """
 
     width: int
     pooled: int = 0
+    patch: int = 1
     unguided: ClassVar[dict[str, Any]] = {"guidance_scale": 1.0}
 
     def __init__(self, pipeline: Any) -> None:
         self.pipeline = pipeline
-        self.vae: Any = pipeline.vae.eval().requires_grad_(False)
-        self.denoiser: Any = self._denoiser(pipeline).eval().requires_grad_(False)
-        for encoder in pipeline.components.values():
-            if isinstance(encoder, nn.Module):
-                encoder.eval().requires_grad_(False)
+        self.vae: Any = pipeline.vae
+        self.denoiser: Any = pipeline.components.get("unet") or pipeline.transformer
+        for component in pipeline.components.values():
+            if isinstance(component, nn.Module):
+                component.eval().requires_grad_(False)
 
     @classmethod
     @abstractmethod
     def takes(cls, pipeline: Any) -> bool:
         """Whether this family drives that pipeline, judged by its components."""
-
-    @staticmethod
-    @abstractmethod
-    def _denoiser(pipeline: Any) -> nn.Module: ...
 
     @abstractmethod
     def text(self, prompts: Sequence[str], width: int, height: int) -> Conditioning:
@@ -87,8 +85,9 @@ class Base(ABC):
             ValueError: if the autoencoder cannot make that size.
         """
         factor = self.pixels_per_latent
-        if width % factor or height % factor:
-            raise ValueError(f"a cover of {width}x{height} pixels: both must be multiples of {factor}")
+        multiple = factor * self.patch
+        if width % multiple or height % multiple:
+            raise ValueError(f"a cover of {width}x{height} pixels: both must be multiples of {multiple}")
         return self.latent_channels, height // factor, width // factor
 
     @property
@@ -111,7 +110,12 @@ class Base(ABC):
         latents = latents.to(self.vae.dtype) / config.scaling_factor
         if config.get("shift_factor"):
             latents = latents + config.shift_factor
-        pixels = self.vae.decode(latents, return_dict=False)[0]
+        if config.get("latents_mean") and config.get("latents_std"):
+            mean, deviation = (
+                latents.new_tensor(values)[:, None, None] for values in (config.latents_mean, config.latents_std)
+            )
+            latents = latents * deviation + mean
+        pixels: Tensor = self.vae.decode(latents, return_dict=False)[0]
         return (pixels.float() / 2 + 0.5).clamp(0, 1)
 
     @property

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
-from torch import Tensor, nn
+from torch import Tensor
 
 from icg.conditioning.base import Base, Conditioning
 
@@ -22,11 +22,6 @@ class StableDiffusion(Base):
     @classmethod
     def takes(cls, pipeline: Any) -> bool:
         return _is_text_to_image(pipeline) and pipeline.unet.config.addition_embed_type is None
-
-    @staticmethod
-    def _denoiser(pipeline: Any) -> nn.Module:
-        unet: nn.Module = pipeline.unet
-        return unet
 
     @torch.no_grad()
     def text(self, prompts: Sequence[str], width: int, height: int) -> Conditioning:
@@ -60,11 +55,6 @@ class StableDiffusionXL(Base):
             and pipeline.unet.config.addition_embed_type == "text_time"
             and not pipeline.config.get("requires_aesthetics_score", False)
         )
-
-    @staticmethod
-    def _denoiser(pipeline: Any) -> nn.Module:
-        unet: nn.Module = pipeline.unet
-        return unet
 
     @torch.no_grad()
     def text(self, prompts: Sequence[str], width: int, height: int) -> Conditioning:
