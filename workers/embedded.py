@@ -161,7 +161,7 @@ class Embedded:
     ) -> None:
         """
         Args:
-            folder: made if absent; holds logs/ and feast/ (feature store, from which nothing is deleted at the end).
+            folder: made if absent; holds logs/ and feast/, the feature store: left at the end, emptied at the start.
             kafka_port, s3_port: 0: any that is free.
             parts: which of the three to start.
             fresh: subfolders of `folder` to remove first, once it is locked.
@@ -266,7 +266,7 @@ class Embedded:
 
 
 def apply_feast(folder: Path) -> Feast:
-    """Make `folder` a copy of the feature repository with a SQLite store of its own, and apply it.
+    """Make `folder` a copy of the feature repository with an empty SQLite store of its own, and apply it.
 
     Raises:
         EmbeddedError: Feast refuses; its last line says why.
@@ -275,7 +275,8 @@ def apply_feast(folder: Path) -> Feast:
     folder.mkdir(parents=True, exist_ok=True)
     for file in template.glob("*.py"):
         shutil.copy2(file, folder / file.name)
-    (folder / "data").mkdir(exist_ok=True)
+    shutil.rmtree(folder / "data", ignore_errors=True)  # broker and S3 begin empty, and so does this
+    (folder / "data").mkdir()
     yaml = folder.resolve() / "feature_store.yaml"
     shutil.copy2(template / yaml.name, yaml)  # its paths are relative to the folder it lies in
     done = subprocess.run(  # a process of its own: Feast's imports stay out of the supervisor

@@ -267,6 +267,7 @@ def _writes(settings: Feast, prefix: str, count: int) -> None:
     features.close()
 
 
+@pytest.mark.slow
 def test_one_sqlite_file_serves_several_processes(feast_repo: Feast) -> None:
     features = Features(feast_repo)
     prefixes = [new("p") for _ in range(2)]

@@ -156,6 +156,7 @@ def test_a_store_that_hangs_is_a_fault_and_then_goes_on(tmp_path: Path) -> None:
         assert store.ping()
 
 
+@pytest.mark.slow
 def test_a_broker_that_hangs_longer_than_the_session_loses_nothing(tmp_path: Path) -> None:
     with Embedded(tmp_path, parts=("kafka",)) as servers:
         producer = Producer(servers.kafka, "test")

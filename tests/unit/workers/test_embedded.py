@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from workers.embedded import Embedded, FolderLock
+from workers.embedded import Embedded, FolderLock, apply_feast
 from workers.exceptions import EmbeddedError
+from workers.features import Features
 from workers.messaging import Consumer, Producer, wait_for_broker
 from workers.settings import Kafka
 from workers.storage import ObjectStore
@@ -81,6 +82,16 @@ def test_a_feature_store_that_cannot_be_made_gets_one_line(tmp_path: Path) -> No
     with pytest.raises(EmbeddedError, match="cannot start in") as caught:
         Embedded(tmp_path, parts=("feast",))
     assert "\n" not in str(caught.value)
+
+
+def test_the_feature_store_begins_as_empty_as_broker_and_s3(tmp_path: Path) -> None:
+    """Else its rows would name covers of the last demo, which went with that demo's S3."""
+    for _ in range(2):
+        settings = apply_feast(tmp_path / "feast")
+        features = Features(settings)
+        assert features.read(["item_covers:state"], [{"item_id": "i"}]) == [{"item_id": "i", "state": None}]
+        features.push("item_covers", [{"item_id": "i", "state": "ready"}])
+        features.close()
 
 
 SUPERVISOR = textwrap.dedent(
