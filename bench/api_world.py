@@ -12,6 +12,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -227,6 +228,31 @@ def served(settings: Settings, log: Path | None = None, seconds: float = 60, pro
     finally:
         process.terminate()
         process.wait(10)
+
+
+@contextmanager
+def running(settings: Settings, seconds: float = 60) -> Iterator[str]:
+    """The api as a thread of this process, on a port of its own; gives its address once it is ready."""
+    from workers.api.service import run
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    stop = threading.Event()
+    chosen = settings.model_copy(update={"api": settings.api.model_copy(update={"host": "127.0.0.1", "port": port})})
+    thread = threading.Thread(target=run, args=(chosen, stop), name="api")
+    thread.start()
+    address = f"http://127.0.0.1:{port}"
+    try:
+        until = time.monotonic() + seconds
+        while not _ready(address):
+            if not thread.is_alive() or time.monotonic() > until:
+                raise RuntimeError("the api did not become ready")
+            time.sleep(0.05)
+        yield address
+    finally:
+        stop.set()
+        thread.join(10)
 
 
 def _ready(address: str) -> bool:

@@ -213,6 +213,13 @@ def test_a_page_that_is_none_is_refused(world: World, body):
     assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json")
 
 
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b'{"item_ids": ["\\ud800"]}', b"[" * 100_000])
+def test_a_body_that_is_no_json_is_refused(world: World, content):
+    answer = world.client.post("/v1/covers:batchGet", content=content, headers={"Content-Type": "application/json"})
+    assert answer.status_code in {400, 422}
+    assert Problem.model_validate_json(answer.content).type == "urn:icg:problem:bad-request"
+
+
 def test_a_body_that_goes_on_and_on_is_cut_off(world: World):
     def chunks() -> Iterator[bytes]:
         yield b'{"item_ids": ["'

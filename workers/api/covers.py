@@ -67,7 +67,7 @@ def router(lookup: Lookup, answers: Answers, pictures: Pictures) -> APIRouter:
         description="One entry an item, in the order asked. An item that is unknown, retracted or has a bad id gets a "
         "`problem` in its own entry and spoils no other.",
         response_model=BatchAnswer,
-        responses=refusals(413, 422, 503),
+        responses=refusals(400, 413, 422, 503),
     )
     async def batch_get(body: BatchRequest) -> Response:
         reader, rows = await _page(lookup, reader_of, body)

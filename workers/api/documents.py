@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request, Response
 from workers.api import models, problems
 
 _MEANING = {
+    400: "The body is not JSON in UTF-8.",
     404: "Unknown: never published, or not drawn yet.",
     410: "Retracted by the platform, or switched off.",
     413: "The body is too large.",
