@@ -117,6 +117,17 @@ def test_a_bad_message_is_a_row_and_stops_nothing(s3: S3, store: ObjectStore) ->
     assert "column" in rows[1]["reason"]
 
 
+def test_a_topic_that_was_made_anew_is_not_taken_for_a_replay(s3: S3, store: ObjectStore) -> None:
+    audit = sink(s3)
+    audit.take(publishes(0, 0, 5))
+    audit.flush()
+    other = sink(s3)
+    other.take(publishes(0, 0, 3, time=NOON + timedelta(hours=1)))
+    with pytest.raises(StorageFault, match="made anew"):
+        other.flush()
+    assert len(offsets(s3)) == 5
+
+
 def test_a_partition_that_is_lost_is_forgotten(s3: S3, store: ObjectStore) -> None:
     audit = sink(s3)
     audit.take(publishes(0, 0, 3) + publishes(1, 0, 2))

@@ -15,10 +15,11 @@ from contextlib import contextmanager
 from datetime import date
 
 import pyarrow as pa
+import pyarrow.dataset as ds
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
-from workers.audit.layouts import Layout, Row
+from workers.audit.layouts import UNREADABLE_LAYOUT, Layout, Row
 from workers.exceptions import StorageFault
 from workers.settings import S3
 
@@ -84,6 +85,7 @@ class AuditTable:
         self.layout = layout
         self._settings = settings
         self._table: DeltaTable | None = None
+        self._same: set[int] = set()
 
     def append(self, rows: Sequence[tuple[str, Row]]) -> int:
         """Append the rows that the table does not have yet, in one commit.
@@ -107,6 +109,8 @@ class AuditTable:
                 last[app] = max(last.get(app, -1), row["kafka_offset"])
             known = {app: self._known(table, app) for app in last}
             new = [row["kafka_offset"] > known[application(topic, row["kafka_partition"])] for topic, row in rows]
+            if not all(new) and self.layout is not UNREADABLE_LAYOUT:  # it holds several topics, each has its own table
+                self._check_same_topic(table, [row for (_, row), fresh in zip(rows, new, strict=True) if not fresh])
             if not any(new):
                 return 0
             data = data.filter(pa.array(new))
@@ -156,6 +160,23 @@ class AuditTable:
             # Also the cheapest way to find S3 gone: a write that fails half way panics noisily inside delta-rs.
             self._table.update_incremental()
         return self._table
+
+    def _check_same_topic(self, table: DeltaTable, repeated: list[Row]) -> None:
+        """Once a partition: what is about to be skipped as a replay must be what the table has at those offsets.
+
+        A topic that was deleted and made again (or another cluster's) begins at 0, and would be skipped silently.
+        """
+        for partition in {row["kafka_partition"] for row in repeated} - self._same:
+            some = [row for row in repeated if row["kafka_partition"] == partition][:100]
+            wanted = {row["kafka_offset"]: row["kafka_time"] for row in some}
+            where = (ds.field("kafka_partition") == partition) & ds.field("kafka_offset").isin(list(wanted))
+            stored = table.to_pyarrow_dataset().to_table(["kafka_offset", "kafka_time"], filter=where).to_pylist()
+            if any(row["kafka_time"] != wanted[row["kafka_offset"]] for row in stored):
+                raise StorageFault(
+                    f"audit/{self.layout.topic} holds other messages at offsets of partition {partition}: the topic was made "
+                    f"anew; move the table away, or use another bucket"
+                )
+            self._same.add(partition)
 
     @staticmethod
     def _known(table: DeltaTable, app: str) -> int:

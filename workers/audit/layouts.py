@@ -104,22 +104,24 @@ def _plain(event: type[Event], names: tuple[str, ...]) -> Callable[[Message, Pse
 
 def _behavior(message: Message, people: Pseudonyms) -> list[Row]:
     event = UserBehavior.decode(message.value)
-    user = event.user_id
+    platforms = {
+        "event_id": event.event_id,
+        "impression_id": event.impression_id,
+        "page_id": event.page_id,
+        "surface": event.surface,
+        "decision": event.decision,
+    }
     return [
         {
             **_common(message),
-            "event_id": people.veil(event.event_id, user),
+            **people.veil(platforms, event.user_id),
             "time": event.time,
-            "user_key": people.key(user),
+            "user_key": people.key(event.user_id),
             "item_id": event.item_id,
             "cover_id": event.cover_id,
             "segment_id": event.segment_id,
             "kind": event.kind.value,
-            "impression_id": people.veil(event.impression_id, user),
-            "page_id": people.veil(event.page_id, user),
-            "surface": people.veil(event.surface, user),
             "position": event.position,
-            "decision": people.veil(event.decision, user),
             "value": event.value,
         }
     ]

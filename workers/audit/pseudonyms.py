@@ -5,10 +5,12 @@ Pure. The key is `settings.audit.user_key`; who does not have it cannot tell who
 
 from __future__ import annotations
 
-import base64
 import binascii
 import hmac
 import re
+from collections.abc import Mapping
+
+_STANDARD = str.maketrans("-_", "+/")  # URL-safe base64 to the one that binascii reads
 
 SHORT = 4
 """Ids under so many characters turn up in any base64 by chance, so they are not looked for there."""
@@ -26,15 +28,19 @@ class Pseudonyms:
         """HMAC-SHA256 of the id, 64 hex digits."""
         return hmac.digest(self._secret, user_id.encode(), "sha256").hex()
 
-    def veil(self, value: str | None, user_id: str) -> str | None:
-        """The value, or its own key where it spells the user id in plain, hex or base64.
+    def veil(self, values: Mapping[str, str | None], user_id: str) -> dict[str, str | None]:
+        """The values by name; instead of one that spells the user id in plain, hex or base64, its own key.
 
         Platforms like to build ids from ids (`u17-imp-3`). The same value gives the same key, so a click still
         finds its impression and a repeated event is still seen as one.
         """
-        if value is None or not spells(value, user_id):
-            return value
-        return "key:" + self.key(value)
+        # Nearly always none does, and one look at all of them is four times as fast as one at each.
+        if not spells(".".join(filter(None, values.values())), user_id):
+            return dict(values)
+        return {
+            name: "key:" + self.key(value) if value is not None and spells(value, user_id) else value
+            for name, value in values.items()
+        }
 
     def redact(self, text: str, user_id: str) -> str:
         """A sentence without the user id; a short id only where it is a word of its own."""
@@ -52,17 +58,12 @@ def spells(value: str, user_id: str) -> bool:
     raw = user_id.encode()
     if raw.hex() in value.lower():
         return True
-    return any(raw in piece for piece in _unpacked(value))
+    # In base64 the id takes four characters for three bytes: what is shorter cannot hold it.
+    return any(raw in _unpacked(piece) for piece in value.split(".") if 3 * len(piece) >= 4 * len(raw))
 
 
-def _unpacked(value: str) -> list[bytes]:
-    pieces = []
-    for piece in value.split("."):
-        # Under 8 characters nothing but noise decodes.
-        if len(piece) < 8:
-            continue
-        try:
-            pieces.append(base64.b64decode(piece + "=" * (-len(piece) % 4), altchars=b"-_", validate=True))
-        except (binascii.Error, ValueError):
-            continue
-    return pieces
+def _unpacked(piece: str) -> bytes:
+    try:
+        return binascii.a2b_base64(piece.translate(_STANDARD) + "=" * (-len(piece) % 4))
+    except (binascii.Error, ValueError):
+        return b""
