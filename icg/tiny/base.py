@@ -16,7 +16,7 @@ from transformers import BertModel
 from icg.tiny import text
 from icg.tiny.autoencoder import encode
 from icg.tiny.caption_states import CaptionStates, cached_states
-from icg.tiny.data import Pictures, load
+from icg.tiny.data import Pictures, load, mirrorable
 from icg.tiny.files import CACHE, fingerprint
 from icg.tiny.loop import Run, fit, stage_parser
 from icg.tiny.pixels import save_sheet, to_pixels
@@ -135,15 +135,18 @@ def train(
     encoder = text.encoder(run.device)
     tokenizer = text.caption_tokenizer()
     autoencoder = autoencoder.to(run.device).eval().requires_grad_(False)
-    latents = encode(autoencoder, torch.from_numpy(pictures.pixels), run.device)
+    pixels = torch.from_numpy(pictures.pixels)
+    latents = torch.stack([encode(autoencoder, seen, run.device) for seen in (pixels, pixels.flip(2))])
+    turned = torch.tensor([mirrorable(str(title)) for title in pictures.titles])
     unseen = encode(autoencoder, torch.from_numpy(held_out.pixels), run.device)
     unseen_titles = [str(title) for title in held_out.titles]
     shown = _spread(pictures, config.sheet_titles) + _spread(held_out, config.sheet_titles)
 
     def step_loss(model: UNet2DConditionModel, generator: torch.Generator) -> Tensor:
-        rows = torch.randint(0, len(latents), (run.batch,), generator=generator)
+        rows = torch.randint(0, len(pixels), (run.batch,), generator=generator)
+        mirrored = turned[rows] & (torch.rand(run.batch, generator=generator) < 0.5)
         states = captions.draw(rows, generator, config.drop)
-        return loss(model, latents[rows].to(run.device), states.to(run.device), scheduler, generator)
+        return loss(model, latents[mirrored.long(), rows].to(run.device), states.to(run.device), scheduler, generator)
 
     @torch.no_grad()
     def observe(model: UNet2DConditionModel, step: int) -> dict[str, float]:
@@ -197,7 +200,7 @@ def main() -> None:
         autoencoder,
         pictures,
         load(arguments.data, "val"),
-        cached_states(pictures, arguments.data, CACHE),
+        cached_states(pictures, arguments.data, CACHE, arguments.device),
         signature=fingerprint(arguments.autoencoder / "diffusion_pytorch_model.safetensors"),
     )
 

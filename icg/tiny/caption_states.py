@@ -38,25 +38,25 @@ class CaptionStates:
         return torch.where((chance[2] < drop)[:, None, None], self.empty.float(), states)
 
 
-def cached_states(pictures: Pictures, data: Path, folder: Path) -> CaptionStates:
+def cached_states(pictures: Pictures, data: Path, folder: Path, device: str = "cpu") -> CaptionStates:
     """Read the states for the pictures of the file `data`, or compute and keep them in `folder` (minutes on a CPU)."""
     recipe = f"{fingerprint(data)} {len(pictures)} {TEMPLATES} {WORDS} {text.CAPTION_TOKENS}"
     cache = folder / f"captions-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}.safetensors"
     if not cache.exists():
-        states = compute(pictures)
+        states = compute(pictures, device)
         write_whole(cache, lambda partial: save_file(vars(states), partial))
     return CaptionStates(**load_file(cache))
 
 
-def compute(pictures: Pictures) -> CaptionStates:
-    """Encode every caption of the pictures."""
+def compute(pictures: Pictures, device: str = "cpu") -> CaptionStates:
+    """Encode every caption of the pictures on the device; the states lie on the CPU."""
     titles, title = np.unique(pictures.titles, return_inverse=True)
     captions = [caption for one in titles for caption in plain(str(one))] + with_words(pictures) + [""]
-    model, tokenizer = text.encoder(), text.caption_tokenizer()
+    model, tokenizer = text.encoder(device), text.caption_tokenizer()
     # In parts, so that the float32 states of all captions never lie in memory beside the float16 ones.
     states = torch.cat(
         [
-            text.caption_states(model, tokenizer, captions[start : start + 512])[0].half()
+            text.caption_states(model, tokenizer, captions[start : start + 512])[0].half().cpu()
             for start in range(0, len(captions), 512)
         ]
     )

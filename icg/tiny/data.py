@@ -41,6 +41,12 @@ FAMILY = {
 
 _GENERAL = {"face", "button", "symbol", "sign", "mark", "left", "right", "up", "down", "tilted", "with", "of", "the"}
 
+_ONE_WAY = re.compile(
+    r"left|right|clockwise|o.clock|-thirty|keycap|button|letter|latin|number|input|arrow|index|flag|note|calendar|"
+    r"newspaper|page|card|sign|mark|dollar|euro|yen|pound|percent|question|copyright|registered|information|medal|"
+    r"north|south|east|west|abc|sos|zzz|100|hundred|map|receipt|abacus|clock|watch"
+)
+
 
 @dataclass(frozen=True)
 class Pictures:
@@ -94,6 +100,11 @@ def is_validation(title: str) -> bool:
     telling = sorted(set(words) - _GENERAL) or sorted(words)
     digest = hashlib.sha256(" ".join(telling).encode()).digest()
     return int.from_bytes(digest[:4], "big") < VAL_SHARE * 2**32
+
+
+def mirrorable(title: str) -> bool:
+    """Whether a mirrored picture still shows its title: no letters, digits, hands of a clock or direction in it."""
+    return not _ONE_WAY.search(title.lower())
 
 
 def _decode(path: Path) -> dict[str, NDArray[np.uint8] | NDArray[np.str_]]:

@@ -32,7 +32,7 @@ from icg.tiny.vision import image_processor, vision_config
 
 @dataclass(frozen=True)
 class DualEncoderConfig:
-    """1.8 M trained parameters beside MiniLM's 22 M frozen ones."""
+    """1.1 M trained parameters beside MiniLM's 22 M frozen ones."""
 
     projection: int = 128  # width in which picture and title meet
     noise: float = 0.8  # greatest deviation of the noise on latents of deviation 1; beyond it shapes are gone
@@ -51,7 +51,7 @@ def build(config: DualEncoderConfig) -> VisionTextDualEncoderModel:
 
 def processor() -> VisionTextDualEncoderProcessor:
     """Image processor and tokenizer of the reward, as it is shipped."""
-    return VisionTextDualEncoderProcessor(image_processor(), text.caption_tokenizer())  # type: ignore[no-untyped-call]
+    return VisionTextDualEncoderProcessor(image_processor(), text.caption_tokenizer())
 
 
 def own_weights(model: VisionTextDualEncoderModel) -> dict[str, Tensor]:
@@ -171,7 +171,7 @@ def main() -> None:
         AutoencoderKL.from_pretrained(arguments.autoencoder, local_files_only=True),
         pictures,
         load(arguments.data, "val"),
-        cached_states(pictures, arguments.data, CACHE),
+        cached_states(pictures, arguments.data, CACHE, arguments.device),
         signature=fingerprint(arguments.autoencoder / "diffusion_pytorch_model.safetensors"),
     )
 

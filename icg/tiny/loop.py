@@ -114,7 +114,7 @@ def _fit(
         with torch.autocast(torch.device(run.device).type, torch.bfloat16, enabled=autocast):
             value = loss(model, run.generator(step))
         optimizer.zero_grad(set_to_none=True)
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         norm = nn.utils.clip_grad_norm_(trained.values(), 1.0)
         optimizer.step()
         decay = min(run.ema, (1 + step) / (10 + step))

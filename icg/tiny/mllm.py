@@ -50,7 +50,7 @@ def build() -> LlavaForConditionalGeneration:
 
 def processor() -> LlavaProcessor:
     """Tokenizer (left padding, as every reader of meta tokens wants it), image processor and chat template in one."""
-    return LlavaProcessor(  # type: ignore[no-untyped-call]
+    return LlavaProcessor(
         image_processor(),
         text.tokenizer(CONTEXT, padding_side="left", image_token=IMAGE_TOKEN),
         patch_size=PATCH,

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from icg.tiny.data import is_validation, load, load_test
+from icg.tiny.data import is_validation, load, load_test, mirrorable
 
 Draw = Callable[[int, str], NDArray[np.uint8]]
 
@@ -53,3 +53,9 @@ def test_near_synonyms_lie_on_one_side() -> None:
     pairs += [(f"{thing} tilted left", f"{thing} tilted right") for thing in ("magnifying glass", "axe", "crown")]
     assert all(is_validation(one) == is_validation(other) for one, other in pairs)
     assert {is_validation(one) for one, _ in pairs} == {True, False}
+
+
+def test_letters_and_directions_are_not_mirrored() -> None:
+    one_way = ("left arrow", "backhand index pointing right", "keycap: 2", "three o’clock", "eight-thirty", "OK button")
+    assert not any(mirrorable(title) for title in one_way)
+    assert all(mirrorable(title) for title in ("dog face", "red apple", "grinning face", "sailboat"))
