@@ -66,6 +66,7 @@ class EvalConfig:
     oracle_concepts: int = 24  # of these, the first, for the best of 64
     oracle: int = 64  # covers that the oracle chooses among
     practice: int = 12  # validation items on which filters are chosen
+    titles: int = 100  # seen and unseen titles that the base is asked for on its rung
     guidance: float = 3.0  # of the base told prompts
     precision: float = 1.0  # of the estimate of a person's vector
     seed: int = 0
@@ -218,7 +219,7 @@ def first_rungs(bench: Bench) -> list[tuple[int, str, list[Row]]]:
     seen_real = float((panel.relevance.look(some.pictures.pixels).groups == some.topics).mean())
     guided = dataclasses.replace(bench.generator.sampler, branch=0.0, guidance=config.guidance)
     drawn = ladder.base_rung(
-        panel, painter(bench.generator.base), guided, train, panel.gallery, 100, (seen_real, real.group)
+        panel, painter(bench.generator.base), guided, train, panel.gallery, config.titles, (seen_real, real.group)
     )
     chance = panel.titles.chance
     return [
@@ -324,10 +325,10 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--judges", type=Path, default=CACHE, help="folder of the trained judges")
     parser.add_argument("--folder", type=Path, default=CACHE / "runs", help="where what was judged is kept")
-    for name in ("people", "concepts", "oracle-concepts", "oracle"):
+    for name in ("people", "concepts", "oracle-concepts", "oracle", "practice", "titles"):
         parser.add_argument(f"--{name}", type=int, default=getattr(EvalConfig(), name.replace("-", "_")))
     given = parser.parse_args()
-    config = EvalConfig(given.people, given.concepts, given.oracle_concepts, given.oracle)
+    config = EvalConfig(given.people, given.concepts, given.oracle_concepts, given.oracle, given.practice, given.titles)
     rivals = {"liked_sft": given.liked_sft} if given.liked_sft else {}
     try:
         bench = prepare(given.model, config, given.split, given.why, rivals, given.data, given.judges)

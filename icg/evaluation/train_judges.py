@@ -26,7 +26,8 @@ from icg.tiny.files import DATA, fingerprint
 from icg.tiny.loop import Run, fit
 from icg.tiny.pixels import to_tensor
 
-BATCH = 96
+BATCH = 96  # pictures a step, for the relevance judge
+CONCEPTS = 12  # concepts a step, all of their pairs, for the second judge
 TEMPERATURE = 14.0  # cosines to logits of the concepts
 RARE = 4  # a word of fewer train concepts is not guessed
 PAIRS = 8  # pairs of pictures of each concept that everybody chooses between, for the second judge
@@ -115,7 +116,9 @@ def relevance(data: Path, folder: Path, steps: int) -> None:
         return {f"val_{name}": x for name, x in hit_rate(judge, val, Titles.of(judge, val, keywords)).items()}
 
     torch.manual_seed(0)
-    run = Run(folder, steps, 1.5e-3, warmup=100, cooldown=steps // 3, weight_decay=0.05, ema=0.995, observe_seconds=240)
+    run = Run(
+        folder, steps, BATCH, 1.5e-3, warmup=100, cooldown=steps // 3, weight_decay=0.05, ema=0.995, observe_seconds=240
+    )
     signature = f"{dataclasses.replace(config, words=())} {len(config.words)} words {fingerprint(data)}"
     fit(RelevanceModel(config), loss, observe, run, signature)
 
@@ -141,7 +144,7 @@ def second(data: Path, folder: Path, steps: int) -> None:
     one, two, chosen = torch.from_numpy(first), torch.from_numpy(other), torch.from_numpy(wins)
 
     def loss(model: SecondModel, generator: torch.Generator) -> Tensor:
-        some = torch.randperm(len(names), generator=generator)[:12]
+        some = torch.randperm(len(names), generator=generator)[:CONCEPTS]
         pairs = torch.cat([pairs_of[row] for row in some.tolist()])
         rows, place = torch.unique(torch.cat([one[pairs], two[pairs]]), return_inverse=True)
         scores = model.scores(model(to_tensor(pictures[rows])), topics[rows])
@@ -158,7 +161,17 @@ def second(data: Path, folder: Path, steps: int) -> None:
         return {"val_agrees_with_u": float(agree.mean())}
 
     torch.manual_seed(1)
-    run = Run(folder, steps, 1e-3, warmup=100, cooldown=steps // 3, weight_decay=0.02, ema=0.995, observe_seconds=240)
+    run = Run(
+        folder,
+        steps,
+        CONCEPTS,
+        1e-3,
+        warmup=100,
+        cooldown=steps // 3,
+        weight_decay=0.02,
+        ema=0.995,
+        observe_seconds=240,
+    )
     config = SecondConfig(people=len(made.people.general))
     fit(SecondModel(config), loss, observe, run, f"{config} {made.config} {fingerprint(data)}")
 
