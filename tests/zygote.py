@@ -7,6 +7,7 @@ again. Nothing is run before the fork but imports, so that a child is what a fre
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import signal
@@ -17,6 +18,20 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+HEAVY = (
+    "icg.init",
+    "workers.covers.service",
+    # What opening a feature store would import.
+    "feast.infra.offline_stores.dask",
+    "feast.infra.online_stores.sqlite",
+    "feast.infra.passthrough_provider",
+    # What loading the tiny model would import.
+    "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
+    "transformers.models.llava.modeling_llava",
+    "transformers.models.bert.modeling_bert",
+    "transformers.models.clip.modeling_clip",
+)
 
 
 class Zygote:
@@ -153,9 +168,8 @@ def _poisoned(titles: Sequence[str]) -> Any:
 
 
 def main() -> None:
-    from workers.features import import_feast
-
-    import_feast()
+    for heavy in HEAVY:
+        importlib.import_module(heavy)
     ended: dict[int, int] = {}
     for line in sys.stdin:
         request = json.loads(line)

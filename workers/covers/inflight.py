@@ -71,6 +71,16 @@ class InFlight:
             self._drawing.setdefault(partition, set()).update(offsets)
         self._write(partition)
 
+    def drawing(self) -> int:
+        """How many events would be counted if this process died now."""
+        with self._lock:
+            return sum(map(len, self._drawing.values()))
+
+    def rest(self, partition: Partition, offset: int) -> None:
+        """The event is not drawn for now; it will begin again."""
+        with self._lock:
+            self._drawing.get(partition, set()).discard(offset)
+
     def end(self, partition: Partition, offset: int) -> None:
         """The event is finished. Written with the next `begin`: a committed offset is never asked for again."""
         with self._lock:

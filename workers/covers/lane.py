@@ -54,7 +54,9 @@ class Lane(Generic[T]):
 
     def drop(self, partitions: Iterable[Partition]) -> None:
         """These are somebody else's now: what finishes from here on is not acked."""
-        self._acks.drop(partitions)
+        gone = list(partitions)
+        self._acks.drop(gone)
+        self._worker.forget(gone)
 
     async def cancel(self) -> None:
         """Give up what is not finished; it will be delivered again."""

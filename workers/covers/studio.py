@@ -69,6 +69,7 @@ class Job:
     loaded: Loaded
     future: asyncio.Future[dict[str, Judged]]
     rank: int
+    alone: bool
     failures: int = 0
     image: Image.Image | None = None
 
@@ -115,14 +116,14 @@ class Studio:
         self._swapped.set()
         return loaded
 
-    async def draw(self, job: Job, *, alone: bool) -> dict[str, Judged]:
+    async def draw(self, job: Job) -> dict[str, Judged]:
         """The job's covers by cover_id.
 
         Raises:
             Stale: plan again.
             BadEvent: the reference image is broken, or the event cannot be drawn.
         """
-        self.batcher.add(job, rank=job.rank, alone=alone)
+        self.batcher.add(job, rank=job.rank, alone=job.alone)
         return await job.future
 
     async def run(self) -> None:
@@ -131,6 +132,9 @@ class Studio:
             batch = [job for job in await self.batcher.take() if not job.future.done()]
             self._prepared = True
             self.batcher.set_idle(False)
+            alone = any(job.alone for job in batch)
+            if alone:
+                await self._quiet()
             batch = await self._prepare(batch)
             await self._free.acquire()
             self._prepared = False
@@ -138,6 +142,13 @@ class Studio:
                 self._spawn(batch)
             else:
                 self._release()
+            if alone:
+                await self._quiet()
+
+    async def _quiet(self) -> None:
+        """Until no event is in flight: what kills the process beside a suspect would be taken for the killer."""
+        while self._inflight.drawing():
+            await asyncio.sleep(0.02)
 
     async def close(self, seconds: float) -> None:
         """Start no batch any more; wait for the one that is being drawn."""
@@ -256,14 +267,21 @@ class Studio:
         log.error("drawing %d items failed: %s: %s", len(batch), type(error).__name__, error)
         if len(batch) > 1:
             for job in batch:
-                self.batcher.add(job, rank=job.rank, alone=True)
+                self._again(job)
             return
         [job] = batch
         job.failures += 1
         if not out_of_memory(error) and job.failures >= TRIES and await self._trial(job.loaded):
             _fail(job, BadEvent(f"it cannot be drawn: {error}"))
             return
+        self._inflight.rest(job.partition, job.offset)
         await self._patience.pause("generator", "draw", job.failures, error)
+        self._again(job)
+
+    def _again(self, job: Job) -> None:
+        """Draw it in a batch of its own."""
+        self._inflight.rest(job.partition, job.offset)
+        job.alone = True
         self.batcher.add(job, rank=job.rank, alone=True)
 
     async def _trial(self, loaded: Loaded) -> bool:

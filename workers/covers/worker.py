@@ -10,7 +10,7 @@ import asyncio
 import io
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +19,7 @@ from weakref import WeakValueDictionary
 from PIL import Image
 
 from workers.covers import metrics
+from workers.covers.acks import Partition
 from workers.covers.inflight import DRAW_ALONE, GIVE_UP, InFlight
 from workers.covers.loading import Loaded, rendition, sampler_record
 from workers.covers.patience import Patience
@@ -126,6 +127,10 @@ class Worker:
         self._health.progress()
         return outcome
 
+    def forget(self, partitions: Iterable[Partition]) -> None:
+        """These partitions belong to another worker now, who writes their record of what is in flight."""
+        self._inflight.forget(partitions)
+
     async def _outcome(self, message: Message, kind: type[ItemPublish] | type[ItemRefresh]) -> Outcome:
         event = kind.decode(message.value)
         deaths = await self._deaths(message)
@@ -159,6 +164,7 @@ class Worker:
                 log.exception("handling %s failed", message.source())
                 await self._patience.pause("worker", "handle an event", attempt, error)
             finally:
+                self._inflight.rest((message.topic, message.partition), message.offset)
                 self.drawn -= memory.counted
                 memory.counted = 0
 
@@ -257,8 +263,9 @@ class Worker:
                 loaded=loaded,
                 future=asyncio.get_running_loop().create_future(),
                 rank=0 if message.topic == ItemPublish.topic else 1,
+                alone=alone,
             )
-            judged = await self._studio.draw(job, alone=alone)
+            judged = await self._studio.draw(job)
             memory.counted += 1
             self.drawn += 1
             passed |= await self._store_all(item, missing, judged, loaded, message.source())
