@@ -84,7 +84,9 @@ class Server:
         raise EmbeddedError(f"the embedded {self.kind} does not start: {last[-1] if last else 'no answer'}")
 
     def pause(self) -> None:
+        """Return once it stands still: on a busy machine it would still answer a request or two."""
         os.kill(self.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
         os.kill(self.pid, signal.SIGCONT)

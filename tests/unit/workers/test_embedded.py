@@ -86,12 +86,24 @@ def test_a_feature_store_that_cannot_be_made_gets_one_line(tmp_path: Path) -> No
 
 def test_the_feature_store_begins_as_empty_as_broker_and_s3(tmp_path: Path) -> None:
     """Else its rows would name covers of the last demo, which went with that demo's S3."""
-    for _ in range(2):
-        settings = apply_feast(tmp_path / "feast")
-        features = Features(settings)
-        assert features.read(["item_covers:state"], [{"item_id": "i"}]) == [{"item_id": "i", "state": None}]
-        features.push("item_covers", [{"item_id": "i", "state": "ready"}])
-        features.close()
+    last = tmp_path / "feast" / "data" / "online_store.db"
+    last.parent.mkdir(parents=True)
+    last.write_bytes(b"of the last demo")
+    features = Features(apply_feast(tmp_path / "feast"))
+    assert features.read(["item_covers:state"], [{"item_id": "i"}]) == [{"item_id": "i", "state": None}]
+    features.close()
+
+
+def test_a_paused_server_stands_still_and_goes_on(tmp_path: Path) -> None:
+    with Embedded(tmp_path, parts=("s3",)) as servers:
+        store = ObjectStore(servers.s3, timeout=0.3)
+        for _ in range(3):
+            servers.pause_s3()
+            servers.pause_s3()
+            assert not store.ping()
+            servers.resume_s3()
+            assert ObjectStore(servers.s3).ping()
+        servers.pause_s3()  # and ends though it stands still
 
 
 SUPERVISOR = textwrap.dedent(

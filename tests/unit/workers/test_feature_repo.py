@@ -56,6 +56,7 @@ def store(by_feasts_command: Path) -> object:
     return feast.FeatureStore(repo_path=str(by_feasts_command), fs_yaml_file=by_feasts_command / "feature_store.yaml")
 
 
+@pytest.mark.slow
 def test_feast_apply_makes_every_view_and_service(store: object) -> None:
     views = {view.name: view for view in store.list_feature_views()}  # type: ignore[attr-defined]
     assert {
