@@ -135,7 +135,7 @@ class CoverGenerator:
         self._read.move_to_end(key)
         return self._read[key]
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def generate(
         self, context: Context, vectors: Sequence[Sequence[Vector | None]], seeds: Sequence[int]
     ) -> list[list[Image.Image]]:

@@ -53,6 +53,11 @@ class SamplerConfig:
             raise ValueError(f"dtype is {self.dtype!r}, one of float32, bfloat16, float16 is wanted")
 
     @property
+    def shared_slots(self) -> int:
+        """Rows in a call of the shared steps: there are fewer items than covers, 8 slots for 4 would idle by half."""
+        return max(1, self.slots // 2)
+
+    @property
     def torch_dtype(self) -> torch.dtype:
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[self.dtype]
 
@@ -73,10 +78,8 @@ class Rows:
 def get_scheduler(base: Base, name: str | None) -> Any:
     """A fresh scheduler of the base's own class, or of another diffusers class with the base's settings."""
     own = base.pipeline.scheduler
-    if name is None:
-        return type(own).from_config(own.config)
-    kind: Any = getattr(diffusers, name, None)
-    if not (inspect.isclass(kind) and issubclass(kind, diffusers.SchedulerMixin)):
+    kind: Any = type(own) if name is None else getattr(diffusers, name, None)
+    if "set_timesteps" not in dir(kind):
         raise ValueError(f"{name!r} is no scheduler of diffusers")
     return kind.from_config(own.config)
 
@@ -122,9 +125,9 @@ def draw_latents(
     latents = torch.stack([noise for noise, _ in drawn]).to(base.device) * _initial_sigma(scheduler)
     rows = Rows(latents, [generator for _, generator in drawn], scheduler, {})
     if branch:
-        rows = _advance(base, rows, neutral, unguided, timesteps[:branch], config)
+        rows = _advance(base, rows, neutral, unguided, timesteps[:branch], config.shared_slots, config.guidance)
     rows = take(rows, owners)
-    return _advance(base, rows, personal, unguided, timesteps[branch:], config).latents
+    return _advance(base, rows, personal, unguided, timesteps[branch:], config.slots, config.guidance).latents
 
 
 def _initial_sigma(scheduler: Any) -> Any:
@@ -133,14 +136,20 @@ def _initial_sigma(scheduler: Any) -> Any:
 
 
 def _advance(
-    base: Base, rows: Rows, cond: Conditioning, unguided: Conditioning | None, timesteps: Tensor, config: SamplerConfig
+    base: Base,
+    rows: Rows,
+    cond: Conditioning,
+    unguided: Conditioning | None,
+    timesteps: Tensor,
+    slots: int,
+    guidance: float,
 ) -> Rows:
     """All rows through `timesteps`, a fixed number of slots at a time."""
     done = []
-    for part in chunks(len(rows.latents), config.slots):
-        index = [*part, *[part[-1]] * (config.slots - len(part))]
+    for part in chunks(len(rows.latents), slots):
+        index = [*part, *[part[-1]] * (slots - len(part))]
         padded = select(cond, index)
-        free = None if unguided is None else select(unguided, [0] * config.slots)
+        free = None if unguided is None else select(unguided, [0] * slots)
 
         def predict(latents: Tensor, t: Tensor, padded: Any = padded, free: Any = free) -> Tensor:
             output = base.predict(latents, t, padded)
@@ -148,7 +157,7 @@ def _advance(
                 return output
             # Two calls and not one of twice the size: each stays within `slots` rows of memory.
             blank = base.predict(latents, t, free)
-            return blank + config.guidance * (output - blank)
+            return blank + guidance * (output - blank)
 
         done.append(_cut(denoise(predict, take(rows, index), timesteps), len(part)))
     return _join(done)

@@ -56,14 +56,15 @@ def test_without_branch_it_is_the_stock_pipeline(base, scheduler, monkeypatch):
 
 
 @every_scheduler
-@pytest.mark.parametrize("branch", [0.3, 1.0])
+@pytest.mark.parametrize("branch", [0.4, 1.0])
 def test_branching_into_the_same_conditioning_changes_nothing(base, scheduler, branch):
     own = base.text(["a lantern", "a whale", "a cat"], SIZE, SIZE)
     owners = [2, 0, 1, 1, 0]
     rows = select(own, owners)
     straight = draw_latents(base, own, rows, owners, [7, 8, 9], config(branch=0.0, scheduler=scheduler))
     branched = draw_latents(base, own, rows, owners, [7, 8, 9], config(branch=branch, scheduler=scheduler))
-    assert torch.equal(straight, branched)
+    # Shared calls have fewer slots, so only float noise may differ; history lost at the branch would show in 1e-2.
+    torch.testing.assert_close(branched, straight, atol=1e-4, rtol=1e-4)
 
 
 @every_scheduler
