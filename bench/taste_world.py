@@ -112,8 +112,10 @@ class TasteWorld:
             self._count += 1
             self._time += timedelta(seconds=seconds)
             name = f"{self._count:x}.0"
-            for kind in ("impression", "click") if click else ("impression",):
-                values.append(self.event(kind, person, item, number, event_id=f"{name}.{kind}", impression_id=name))
+            values += [
+                self.event(kind, person, item, number, event_id=f"{name}.{kind}", impression_id=name)
+                for kind in (("impression", "click") if click else ("impression",))
+            ]
         return values
 
     def event(self, kind: str, person: int, item: int, number: int, event_id: str, **more: object) -> bytes:

@@ -11,7 +11,9 @@ import hashlib
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -22,6 +24,10 @@ from numpy.typing import NDArray
 START = 1_767_225_600_000_000  # 2026-01-01, µs
 LATE = 800_000_000  # µs: beyond the join's 600 s
 DELAY = 5.0  # s, mean, from an impression to its click or its duplicate
+BLOCK = 200_000  # impressions drawn at once
+GOLDEN = 0x9E3779B97F4A7C15  # spreads consecutive numbers over 64 bits
+
+Rows = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -54,56 +60,76 @@ class Workload:
         return (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float32)
 
     def events(self, n: int, chunk: int = 100_000) -> Iterator[list[bytes]]:
-        """n events in their order of arrival, as JSON."""
-        rng = np.random.default_rng(self.seed)
-        shown = int(n / (1 + self.clicks + self.duplicates)) + 1
+        """n events in their order of arrival, as JSON, in lists of `chunk`. Takes the memory of one block only."""
+        names = [[self.cover(i, c).encode() for c in range(self.covers)] for i in range(self.items)]
         popularity = np.arange(1, self.items + 1) ** -self.zipf
-        user = rng.integers(self.users, size=shown, dtype=np.int32)
-        item = rng.choice(self.items, shown, p=popularity / popularity.sum()).astype(np.int32)
-        cover = rng.integers(self.covers, size=shown, dtype=np.int8)
-        place = rng.integers(20, size=shown, dtype=np.int8)
-        time = START + (np.arange(shown) / self.rate * 1e6).astype(np.int64)
-        clicked = np.flatnonzero(rng.random(shown) < self.clicks)
-        doubled = np.flatnonzero(rng.random(shown) < self.duplicates)
-        time[rng.random(shown) < self.late] -= LATE
-        wait = [rng.exponential(DELAY * self.rate, size=len(rows)) for rows in (clicked, doubled)]
-        of = np.concatenate([np.arange(shown), clicked, doubled])
-        arrival = np.concatenate([np.arange(shown), clicked + wait[0], doubled + wait[1]])
-        is_click = np.repeat([False, True, False], [shown, len(clicked), len(doubled)])
-        order = np.argsort(arrival, kind="stable")[:n]
-        names = [[self.cover(i, c) for c in range(self.covers)] for i in range(self.items)]
-        for start in range(0, n, chunk):
-            rows = order[start : start + chunk]
-            source = of[rows]
-            seconds = np.datetime_as_string((time[source] + 3_000_000 * is_click[rows]).astype("datetime64[us]"))
-            yield [
-                b'{"time":"%bZ","event_id":"%b%016x%08x","user_id":"reader-%06d","item_id":"item-%05d","cover_id":"%b",'
-                b'"segment_id":"segment-%02d","kind":"%b",%b"page_id":"page-%010d","surface":"home","position":%d}'
-                % (
-                    at.encode(),
-                    b"c" if click else b"i",
-                    number * 0x9E3779B97F4A7C15 % 2**64,
-                    number,
-                    u,
-                    i,
-                    names[i][c].encode(),
-                    c,
-                    b"click" if click else b"impression",
-                    b'"impression_id":"i%016x%08x",' % (number * 0x9E3779B97F4A7C15 % 2**64, number) if click else b"",
-                    number // 20,
-                    p,
-                )
-                for at, click, number, u, i, c, p in zip(
-                    seconds.tolist(),
-                    is_click[rows].tolist(),
-                    source.tolist(),
-                    user[source].tolist(),
-                    item[source].tolist(),
-                    cover[source].tolist(),
-                    place[source].tolist(),
-                    strict=True,
-                )
-            ]
+        popularity /= popularity.sum()
+        held: list[bytes] = []
+        later: Rows | None = None
+        for block in count():
+            rows = self._block(block, popularity)
+            if later is not None:
+                rows = {name: np.concatenate([later[name], column]) for name, column in rows.items()}
+            order = np.argsort(rows["arrival"], kind="stable")
+            due = rows["arrival"][order] < (block + 1) * BLOCK
+            later = {name: column[order[~due]] for name, column in rows.items()}
+            held += self._encoded({name: column[order[due]] for name, column in rows.items()}, names)
+            while len(held) >= min(chunk, n):
+                yield held[: min(chunk, n)]
+                n -= min(chunk, n)
+                held = held[chunk:]
+                if not n:
+                    return
+
+    def _block(self, block: int, popularity: NDArray[np.float64]) -> Rows:
+        """Impressions of one block, with their clicks and duplicates, which arrive later."""
+        rng = np.random.default_rng([self.seed, block])
+        number = np.arange(block * BLOCK, (block + 1) * BLOCK)
+        time = START + (number / self.rate * 1e6).astype(np.int64)
+        time[rng.random(BLOCK) < self.late] -= LATE
+        shown = {
+            "number": number,
+            "time": time,
+            "user": rng.integers(self.users, size=BLOCK),
+            "item": rng.choice(self.items, BLOCK, p=popularity),
+            "cover": rng.integers(self.covers, size=BLOCK),
+            "place": rng.integers(20, size=BLOCK),
+            "arrival": number.astype(np.float64),
+            "click": np.zeros(BLOCK, np.int64),
+        }
+        clicked = rng.random(BLOCK) < self.clicks
+        doubled = rng.random(BLOCK) < self.duplicates
+        parts = [shown]
+        for again, click in ((clicked, 1), (doubled, 0)):
+            part = {name: column[again] for name, column in shown.items()}
+            part["arrival"] = part["arrival"] + rng.exponential(DELAY * self.rate, size=int(again.sum()))
+            part["time"] = part["time"] + 3_000_000 * click
+            part["click"] = part["click"] + click
+            parts.append(part)
+        return {name: np.concatenate([part[name] for part in parts]) for name in shown}
+
+    def _encoded(self, rows: Rows, names: list[list[bytes]]) -> list[bytes]:
+        seconds = np.datetime_as_string(rows["time"].astype("datetime64[us]")).tolist()
+        columns = [rows[name].tolist() for name in ("click", "number", "user", "item", "cover", "place")]
+        return [
+            b'{"time":"%bZ","event_id":"%b%016x%08x","user_id":"reader-%06d","item_id":"item-%05d","cover_id":"%b",'
+            b'"segment_id":"segment-%02d","kind":"%b",%b"page_id":"page-%010d","surface":"home","position":%d}'
+            % (
+                at.encode(),
+                b"c" if click else b"i",
+                number * GOLDEN % 2**64,
+                number,
+                user,
+                item,
+                names[item][cover],
+                cover,
+                b"click" if click else b"impression",
+                b'"impression_id":"i%016x%08x",' % (number * GOLDEN % 2**64, number) if click else b"",
+                number // 20,
+                place,
+            )
+            for at, click, number, user, item, cover, place in zip(seconds, *columns, strict=True)
+        ]
 
     def messages(self, n: int, chunk: int = 100_000) -> Iterator[list[Message]]:
         """The same as messages of partition 0, as confluent-kafka hands them over."""

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.taste_world import SPACE, TasteWorld
+from bench.taste_world import SPACE, TasteWorld, columns
 from icg.preference import Head
 from workers.events import DEAD_LETTERS, UserBehavior
 from workers.features import Features
 from workers.messaging import Follower, Producer
-from workers.preferences.checkpoint import Checkpoints, fingerprint, to_learner
+from workers.preferences.checkpoint import Checkpoints, fingerprint, of_learner, to_learner
 from workers.preferences.service import run
 from workers.records import sidecar_key
 from workers.releases import Releases
@@ -170,3 +170,71 @@ def test_clicks_become_tastes_in_feast_and_a_release(platform: Callable[..., Pla
         code = service.end()
     assert code == 0
     assert here.state()[0] == len(values) + 1
+
+
+@pytest.mark.slow
+def test_killed_twice_the_state_is_the_one_of_a_run_without_a_break(platform: Callable[..., Platform]) -> None:
+    world = TasteWorld(people_count=60, items=6)
+    here = platform(world, release_pairs=1_000_000, checkpoint_events=200)
+    values = [value for value in world.values(1800) for _ in range(1 + (value[-9:-8] == b"7"))]  # some come twice
+    first = here.send(values[:700])
+    process = here.process()
+    until(lambda: here.state()[0] >= 200, 120)
+    process.send_signal(signal.SIGKILL)
+    process.wait(10)
+    here.send(values[700:])
+    process = here.process()
+    until(lambda: here.state()[0] >= first, 120)
+    process.send_signal(signal.SIGKILL)
+    process.wait(10)
+    process = here.process()
+    until(lambda: here.state()[0] >= len(values) // 200 * 200, 120)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0, here.said()
+
+    straight = world.learner()
+    straight.take(columns(values), np.ones(len(values), np.float32), world)
+    assert here.state() == (len(values), fingerprint(straight))
+    # And the trainer has each message once, in order, however often it was sent.
+    trainer = Checkpoints(here.store).newest("trainer")
+    assert trainer is not None
+    assert trainer[2]["seen"] == [[0, straight.sequence - 1]]
+
+
+def test_a_cover_without_its_sidecar_is_waited_for(platform: Callable[..., Platform]) -> None:
+    world = TasteWorld(people_count=60, items=4, missing=frozenset({(0, 1), (1, 2)}))
+    here = platform(world, release_pairs=1_000_000)
+    values = world.values(1200)
+    here.send(values)
+    service = InThread(here.settings)
+    try:
+        until(lambda: here.state()[0] >= 500)
+        for cover in world.missing:
+            here.put_sidecar(*cover)
+        world.missing = frozenset()
+        here.send(world.values(30))  # a partition moves on before it looks again
+        until(lambda: (found := Checkpoints(here.store).newest(0)) is not None and found[0] > len(values))
+    finally:
+        service.end()
+    found = Checkpoints(here.store).newest(0)
+    assert found is not None
+    _, tensors, meta = found
+    assert len(tensors["pending.winner"]) == 0
+    # Every couple was learned from, or is in the queue: none was skipped.
+    assert meta["counts"]["couples"] == 32 * meta["sequence"] + len(tensors["queue.winner"])
+
+
+def test_a_learner_whose_checkpoint_is_taken_stops(platform: Callable[..., Platform]) -> None:
+    world = TasteWorld(people_count=60, items=6)
+    here = platform(world, checkpoint_events=200)
+    straight = world.learner()
+    Checkpoints(here.store, "rival").write(0, 200, *of_learner(straight))
+    here.store.delete(f"state/preferences/0/{200:020d}")
+    here.send(world.values(150))
+    service = InThread(here.settings)
+    until(lambda: here.state()[0] == 0)
+    Checkpoints(here.store, "rival").write(0, 200, *of_learner(straight))
+    here.send(world.values(150))
+    service.thread.join(60)
+    assert service.code == 1
+    assert Checkpoints(here.store).newest(0)[2]["writer"] == "rival"

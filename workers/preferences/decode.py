@@ -110,9 +110,16 @@ _fields: dict[str, operator.attrgetter[Any]] = {name: operator.attrgetter(name) 
 def decode(messages: Sequence[RawMessage]) -> tuple[Columns, list[Bad]]:
     """Messages of one partition, in offset order, to columns and to what is bad, in the same order."""
     n = len(messages)
-    values = [message.value() for message in messages]
     offset = np.fromiter([message.offset() for message in messages], np.int64, n)
-    stamp = np.fromiter(map(operator.itemgetter(1), [message.timestamp() for message in messages]), np.int64, n) * 1000
+    stamp = np.fromiter(map(operator.itemgetter(1), [message.timestamp() for message in messages]), np.int64, n)
+    return decode_values([message.value() for message in messages], offset, stamp * 1000)
+
+
+def decode_values(
+    values: Sequence[bytes | None], offset: NDArray[np.int64], stamp: NDArray[np.int64]
+) -> tuple[Columns, list[Bad]]:
+    """The same from the messages' values, offsets and timestamps (µs; below 0 where a message has none)."""
+    n = len(values)
     try:
         events: list[_Behavior] = list(map(_decode, values))  # type: ignore[arg-type]
         doubtful = np.zeros(n, bool)

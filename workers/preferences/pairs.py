@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import msgspec
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from icg.preference import Head
@@ -53,7 +54,6 @@ class _Value(msgspec.Struct):
     held_out: list[bool] | None = None
 
 
-_encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(_Value)
 
 
@@ -69,7 +69,7 @@ def lean(margin: Floats) -> Floats:
 
 def encode(pairs: Pairs, time: str) -> bytes:
     """As `events.PreferencePairs`; the vectors are rounded."""
-    return _encoder.encode(
+    return orjson.dumps(
         {
             "time": time,
             "sequence": pairs.sequence,
@@ -79,9 +79,10 @@ def encode(pairs: Pairs, time: str) -> bytes:
             "others": _rounded(pairs.others),
             "chosen": _rounded(pairs.chosen),
             "rejected": _rounded(pairs.rejected),
-            "weights": np.round(pairs.weights.astype(np.float64), 6).tolist(),
-            "held_out": pairs.held_out.tolist(),
-        }
+            "weights": pairs.weights,
+            "held_out": pairs.held_out,
+        },
+        option=orjson.OPT_SERIALIZE_NUMPY,  # float32 in its shortest spelling, without Python's floats in between
     )
 
 
@@ -115,8 +116,7 @@ def _matrix(vectors: list[list[float]], n: int, dimension: int) -> Floats:
     return array
 
 
-def _rounded(vectors: Floats) -> list[list[float]]:
+def _rounded(vectors: Floats) -> Floats:
     largest = float(np.abs(vectors).max(initial=0.0))
     decimals = DIGITS - 1 - int(np.floor(np.log10(largest))) if largest > 0 else 0
-    rounded: list[list[float]] = np.round(vectors.astype(np.float64), min(max(decimals, 0), 20)).tolist()
-    return rounded
+    return np.ascontiguousarray(np.round(vectors, min(max(decimals, 0), 20)))

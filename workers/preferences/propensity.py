@@ -25,12 +25,11 @@ def weights(batch: Columns, keys: tuple[bytes, ...]) -> tuple[NDArray[np.float32
     """
     found = np.ones(len(batch), np.float32)
     bad = np.zeros(len(batch), bool)
-    for row in np.flatnonzero(batch.kind == IMPRESSION).tolist():
+    tokens = np.fromiter(map(bool, batch.decision), bool, len(batch))
+    for row in np.flatnonzero(tokens & (batch.kind == IMPRESSION)).tolist():
         token = batch.decision[row]
-        if token is None:
-            continue
         try:
-            decision = verify(token, keys)
+            decision = verify(token or "", keys)
         except BadToken:
             bad[row] = True
             continue

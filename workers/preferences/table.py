@@ -40,8 +40,16 @@ class Table:
         """The row of each key, -1 where it is not in."""
         return self._rows[self._slots(keys)]
 
-    def put(self, keys: Keys, rows: Rows) -> None:
+    def find(self, keys: Keys) -> tuple[Rows, NDArray[np.intp]]:
+        """The same, and where each key is or would go: `put` takes that, if nothing was put in between."""
+        slots = self._slots(keys)
+        return self._rows[slots], slots
+
+    def put(self, keys: Keys, rows: Rows, slots: NDArray[np.intp] | None = None) -> None:
         """Set the rows of distinct keys, whether in already or not.
+
+        Args:
+            slots: of these keys, from `find`.
 
         Raises:
             ValueError: they would fill more than half of it: ask `crowded` first.
@@ -49,13 +57,16 @@ class Table:
         if self.crowded(len(rows)):
             raise ValueError(f"{len(rows)} keys more than {self._used} of {len(self._rows)} slots: rebuild first")
         while len(rows):
-            slots = self._slots(keys)
+            if slots is None:
+                slots = self._slots(keys)
             fresh = self._rows[slots] < 0
             self._rows[slots] = rows
             won = self._rows[slots] == rows  # two new keys may have found the same free slot: the later one has it
             self._keys[slots[won]] = keys[won]
             self._used += int(np.count_nonzero(fresh & won))
-            keys, rows = keys[~won], rows[~won]
+            if won.all():
+                return
+            keys, rows, slots = keys[~won], rows[~won], None
 
     def _slots(self, keys: Keys) -> NDArray[np.intp]:
         """Where each key is, or the free slot where it would go."""

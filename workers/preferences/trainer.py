@@ -151,14 +151,14 @@ class Trainer:
         return True
 
     def _score(self, pairs: Pairs, weight: Floats, released: Head) -> None:
-        entry = [float(weight.sum())]
-        for head in (released, self.average):
-            margin = margins(head, pairs.users, pairs.chosen, pairs.others, pairs.rejected)
-            entry.append(float(np.average(np.logaddexp(0, -margin), weights=weight)))
-        for head in (released, self.average):
-            margin = margins(head, pairs.users, pairs.chosen, pairs.others, pairs.rejected)
-            entry.append(float(np.average(_ordered(margin), weights=weight)))
-        self.fresh.append((entry[0], entry[1], entry[2], entry[3], entry[4]))
+        total = float(weight.sum())
+        share = weight / total
+        before, after = (
+            margins(head, pairs.users, pairs.chosen, pairs.others, pairs.rejected) for head in (released, self.average)
+        )
+        loss = [float(share @ np.logaddexp(0, -margin)) for margin in (before, after)]
+        order = [float(share @ _ordered(margin)) for margin in (before, after)]
+        self.fresh.append((total, loss[0], loss[1], order[0], order[1]))
 
     def _step(self, pairs: Pairs, weight: Floats) -> None:
         head = self.head

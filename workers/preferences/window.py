@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
-from itertools import pairwise
+from itertools import compress, pairwise
 from typing import Any
 
 import numpy as np
@@ -199,41 +199,48 @@ class Window:
         self.counts.events += len(batch)
         self.counts.without_cover += int(np.count_nonzero(~useful))
         self.counts.late += int(np.count_nonzero(late))
+        self._make_room(len(batch))
         rows = np.flatnonzero(useful & ~late)
-        repeats = _repeats(batch.key[rows])
-        known = self.seen.get(batch.key[rows])
+        key = batch.key[rows]
+        repeats = _repeats(key)
+        known, slots = self.seen.find(key)
         known[known < self.base] = -1
         repeats[known >= 0] |= self.alive(known[known >= 0])
         self.counts.duplicates += int(np.count_nonzero(repeats))
-        self._append(batch, rows[~repeats], weight[rows[~repeats]])
+        rows, key, slots = rows[~repeats], key[~repeats], slots[~repeats]
+        self._append(batch, rows, key, slots, weight[rows])
         joined = self._join()
         couples = self._couple(joined)
         answers = self._answers(joined)
         self._free()
         return couples, answers
 
-    def _append(self, batch: Columns, rows: Ints, weight: NDArray[np.float32]) -> None:
+    def _append(
+        self,
+        batch: Columns,
+        rows: Ints,
+        key: NDArray[np.uint64],
+        slots: NDArray[np.intp],
+        weight: NDArray[np.float32],
+    ) -> None:
         n = len(rows)
         if not n:
             return
-        self._make_room(n)
-        whole = n == len(batch)
-        picked = rows.tolist()
+        taken = np.zeros(len(batch), bool)
+        taken[rows] = True
+        chosen = taken.tolist()
 
         def names(values: list[Any]) -> list[Any]:
-            return values if whole else [values[row] for row in picked]
+            return list(compress(values, chosen))
 
         kind = batch.kind[rows]
         item = self.items.of(names(batch.item))
         cover = self.covers.of(names(batch.cover))
-        key = batch.key[rows]
         link = key.copy()
-        linked = [(at, name) for at, name in enumerate(names(batch.impression)) if name is not None]
-        has_link = np.zeros(n, bool)
-        if linked:
-            at, ids = np.array([at for at, _ in linked]), [name for _, name in linked]
-            link[at] = keys_of(ids)
-            has_link[at] = True
+        links = names(batch.impression)
+        has_link = np.fromiter(map(bool, links), bool, n)
+        if has_link.any():
+            link[has_link] = keys_of([name for name in links if name])
         # A like or dislike that names no impression is its own: the person saw what they judged.
         own = ((kind == LIKE) | (kind == DISLIKE)) & ~has_link
         shown = (kind == IMPRESSION) | own
@@ -253,7 +260,7 @@ class Window:
         columns["before"][span] = -1
         columns["after"][span] = -1
         self.end += n
-        self.seen.put(key, number)
+        self.seen.put(key, number, slots)
         renamed = np.flatnonzero((kind == IMPRESSION) & has_link & (link != key).any(axis=1))
         if len(renamed):
             renamed = renamed[~_repeats(link[renamed])]  # two impressions of one name: the first is meant
