@@ -48,13 +48,14 @@ class Answers:
     def blocked(self) -> frozenset[str]:
         return self._state().blocked
 
-    def choose(self, row: ItemRow, reader: Reader) -> Choice:
+    def choose(self, row: ItemRow, reader: Reader, day: date | None = None) -> Choice:
+        """The choice for a reader, today if not on a given day."""
         state = self._state()
         return choose(
             row.offer,
             reader,
             row.item_id,
-            self._day(),
+            day or self._day(),
             policy=self._settings.policy,
             exploration=self._settings.exploration,
             blocked=state.blocked,
@@ -71,7 +72,8 @@ class Answers:
         Raises:
             Problem: there is nothing to show.
         """
-        choice = choice or self.choose(row, reader)
+        day = self._day()
+        choice = choice or self.choose(row, reader, day)
         segment = reader.segment_id if reader.segment_id is not None and self.personalization else NEUTRAL
         image: str
         valid_until: str | None
@@ -99,7 +101,7 @@ class Answers:
                 self._key,
                 item_id=row.item_id,
                 generation=row.generation,
-                day=self._day(),
+                day=day,
                 policy=self._settings.policy,
                 segment_id=segment,
             ),

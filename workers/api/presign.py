@@ -22,6 +22,8 @@ from workers.settings import S3
 
 _MOST_KEPT = 50_000
 """Addresses kept, about 20 MB."""
+_MOST_MOMENTS = 2000
+"""Halves of 450 s begin at 450 different seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,16 @@ class _Keys:
     read: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Moment:
+    """A signing time: query and text but for what depends on the key, the derived signing key, and the end."""
+
+    query: str
+    text: str
+    key: bytes
+    valid_until: str
+
+
 class Presigner:
     """Makes addresses that anybody may GET until `valid_until`, at least half of `presign_seconds` from now."""
 
@@ -50,7 +62,7 @@ class Presigner:
         self._settings, self._clock = settings, clock
         self._half = max(1, settings.presign_seconds // 2)
         self._kept: dict[tuple[str, str], tuple[int, Address]] = {}
-        self._signing_keys: dict[tuple[str, str], bytes] = {}
+        self._moments: dict[tuple[int, str], _Moment] = {}
         self._keys: _Keys | None = None
 
     def address(self, key: str, bucket: str | None = None) -> Address:
@@ -69,32 +81,37 @@ class Presigner:
 
     def sign(self, key: str, bucket: str, at: int) -> Address:
         """The address as signed at a unix time."""
-        keys, life = self._credentials(), self._settings.presign_seconds
-        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(at))
-        scope = f"{stamp[:8]}/{self._settings.region}/s3/aws4_request"
-        query = (
-            f"X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential={quote(f'{keys.access}/{scope}', safe='')}"
-            f"&X-Amz-Date={stamp}&X-Amz-Expires={life}"
-        )
-        if keys.token is not None:
-            query += f"&X-Amz-Security-Token={quote(keys.token, safe='')}"
-        query += "&X-Amz-SignedHeaders=host"
+        moment = self._moment(at)
         path = f"{self._prefix}/{bucket}/{quote(key, safe='/~')}"
-        request = f"GET\n{path}\n{query}\nhost:{self._host}\n\nhost\nUNSIGNED-PAYLOAD"
-        text = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"
-        signature = hmac.digest(self._signing_key(stamp[:8], keys.secret), text.encode(), "sha256").hex()
-        until = datetime.fromtimestamp(at + life, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        return Address(f"{self.origin}{path}?{query}&X-Amz-Signature={signature}", until)
+        request = f"GET\n{path}\n{moment.query}\nhost:{self._host}\n\nhost\nUNSIGNED-PAYLOAD"
+        text = moment.text + hashlib.sha256(request.encode()).hexdigest()
+        signature = hmac.digest(moment.key, text.encode(), "sha256").hex()
+        return Address(f"{self.origin}{path}?{moment.query}&X-Amz-Signature={signature}", moment.valid_until)
 
-    def _signing_key(self, day: str, secret: str) -> bytes:
-        found = self._signing_keys.get((day, secret))
+    def _moment(self, at: int) -> _Moment:
+        """What all keys signed at one second share."""
+        keys = self._credentials()
+        found = self._moments.get((at, keys.access))
         if found is None:
-            found = f"AWS4{secret}".encode()
-            for part in (day, self._settings.region, "s3", "aws4_request"):
-                found = hmac.digest(found, part.encode(), "sha256")
-            if len(self._signing_keys) > 8:
-                self._signing_keys.clear()
-            self._signing_keys[day, secret] = found
+            stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(at))
+            region, life = self._settings.region, self._settings.presign_seconds
+            scope = f"{stamp[:8]}/{region}/s3/aws4_request"
+            query = (
+                f"X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential={quote(f'{keys.access}/{scope}', safe='')}"
+                f"&X-Amz-Date={stamp}&X-Amz-Expires={life}"
+            )
+            if keys.token is not None:
+                query += f"&X-Amz-Security-Token={quote(keys.token, safe='')}"
+            signing = f"AWS4{keys.secret}".encode()
+            for part in (stamp[:8], region, "s3", "aws4_request"):
+                signing = hmac.digest(signing, part.encode(), "sha256")
+            until = datetime.fromtimestamp(at + life, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            found = _Moment(
+                f"{query}&X-Amz-SignedHeaders=host", f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n", signing, until
+            )
+            if len(self._moments) >= _MOST_MOMENTS:
+                self._moments.clear()
+            self._moments[at, keys.access] = found
         return found
 
     def _credentials(self) -> _Keys:
