@@ -81,7 +81,10 @@ def state(
     from workers.audit import questions
 
     at = questions.parse_time(as_of) if as_of else datetime.now(UTC)
-    typer.echo(show(questions.state(views, item_id, at), form))
+    rows = questions.state(views, item_id, at)
+    typer.echo(show(rows, form, list(questions.STATE)))
+    if not rows:
+        typer.echo(f"icg: {item_id} had nothing yet at {at.isoformat()}", err=True)
 
 
 @app.command()

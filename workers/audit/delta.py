@@ -173,8 +173,8 @@ class AuditTable:
             stored = table.to_pyarrow_dataset().to_table(["kafka_offset", "kafka_time"], filter=where).to_pylist()
             if any(row["kafka_time"] != wanted[row["kafka_offset"]] for row in stored):
                 raise StorageFault(
-                    f"audit/{self.layout.topic} holds other messages at offsets of partition {partition}: the topic was made "
-                    f"anew; move the table away, or use another bucket"
+                    f"audit/{self.layout.topic} has other messages at offsets of partition {partition}: the topic was "
+                    "made anew; move the table away, or use another bucket"
                 )
             self._same.add(partition)
 

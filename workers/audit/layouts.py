@@ -31,6 +31,9 @@ from workers.records import Part
 Row = dict[str, Any]
 UNREADABLE = "unreadable"
 
+REWARDS = ("aesthetic", "relevance")
+"""Those that every release has are columns of their own; others are found in the map `rewards` alone."""
+
 TIME = pa.timestamp("us", tz="UTC")
 _TRACEPARENT = re.compile(r"^[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}$")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -145,7 +148,10 @@ def _cover_ready(message: Message, _: Pseudonyms) -> list[Row]:
         "generation": event.generation,
     }
     # An event without covers (a retract) is a row too, with the columns of a cover empty.
-    return [{**shared, **cover.model_dump()} for cover in event.covers] or [shared]
+    return [
+        {**shared, **cover.model_dump(), **{name: cover.rewards.get(name) for name in REWARDS}}
+        for cover in event.covers
+    ] or [shared]
 
 
 def _model_update(message: Message, _: Pseudonyms) -> list[Row]:
@@ -304,6 +310,7 @@ LAYOUTS: tuple[Layout, ...] = (
             ("height", pa.int32()),
             ("format", _TEXT),
             ("rewards", pa.map_(_TEXT, pa.float64())),
+            *((name, pa.float64()) for name in REWARDS),
             ("fallback", _TEXT),
         ),
         ("time", "item_id", "generation", "cover_id"),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from typing import Any
 
 from workers.audit.views import Record, Views
 from workers.exceptions import UserError
@@ -28,8 +27,9 @@ def lineage(views: Views, store: ObjectStore, cover_id: str) -> Record:
         cover_id: all 64 hex digits, or at least the first 6 if no other cover begins so.
 
     Returns:
-        Where the cover is, `drawn`, `event` (that asked), `published` (title and picture as they came), `inputs`
-        (segment vector, revisions, seed, sampler), `rewards`, `shown_as` (each segment and generation it stood in).
+        Where the cover is, `drawn` (with all revisions of that release), `event` (that asked), `published` (title and
+        picture as they came), `inputs` (what decided the pixels: segment vector, revisions, seed, sampler), `rewards`,
+        `shown_as` (each segment and generation it stood in).
 
     Raises:
         UserError: no such cover, or several.
@@ -71,6 +71,7 @@ def lineage(views: Views, store: ObjectStore, cover_id: str) -> Record:
             "offset": event["offset"] if event["topic"] == "item-publish" else -1,
         },
     )
+    release = sidecar.release if sidecar else first["release"]
     return {
         "cover_id": first["cover_id"],
         "item_id": item_id,
@@ -79,8 +80,9 @@ def lineage(views: Views, store: ObjectStore, cover_id: str) -> Record:
         "sha256": first["sha256"],
         "drawn": {
             "time": sidecar.time if sidecar else first["time"],
-            "release": sidecar.release if sidecar else first["release"],
+            "release": release,
             "segment_id": sidecar.segment_id if sidecar else first["segment_id"],
+            "revisions": _revisions(views, release),
         },
         "event": event,
         "published": published[0] if published else None,
@@ -92,6 +94,17 @@ def lineage(views: Views, store: ObjectStore, cover_id: str) -> Record:
             for row in rows
         ],
     }
+
+
+def _revisions(views: Views, release: int) -> Record | None:
+    """What a release was made of, as it was announced; None where the announcement is not in the tables."""
+    rows = views.records("select * from model_updates where number = $number limit 1", {"number": release})
+    ending = "_revision"
+    return (
+        {name.removesuffix(ending): value for name, value in rows[0].items() if name.endswith(ending) and value}
+        if rows
+        else None
+    )
 
 
 def _source(sidecar: Sidecar | None, row: Record) -> Record:
@@ -176,28 +189,41 @@ def wilson(successes: int, trials: int, z: float = Z) -> tuple[float | None, flo
 def state(views: Views, item_id: str, as_of: datetime) -> list[Record]:
     """The covers that an item had at a time, one row a segment and rendition; one row without a cover if retired.
 
+    Returns:
+        No rows where the item had nothing yet.
+
     Raises:
-        UserError: the item was unknown then.
+        UserError: the item was never heard of.
     """
     rows = views.records(
-        """
+        f"""
         with then_ready as (select * from cover_ready where item_id = $item and time <= $at)
-        select item_id, item_version, generation, action, outcome, release, time,
-               segment_id, rendition, cover_id, fallback, address
+        select {", ".join(STATE)}
         from then_ready where generation = (select max(generation) from then_ready)
         qualify row_number() over (partition by segment_id, rendition order by kafka_time, kafka_offset) = 1
         order by segment_id, rendition
         """,
         {"item": item_id, "at": as_of},
     )
-    if rows:
-        return rows
-    known: dict[str, Any] = views.records(
-        "select min(time) as first, count(*) as n from cover_ready where item_id = $item", {"item": item_id}
-    )[0]
-    if known["n"]:
-        raise UserError(f"item {item_id} had no covers at {as_of.isoformat()}; its first are of {known['first']}")
-    raise UserError(f"no item {item_id[:128]} in the audit tables (they are a few seconds behind the stream)")
+    if not rows and not views.records("select 1 from cover_ready where item_id = $item limit 1", {"item": item_id}):
+        raise UserError(f"no item {item_id[:128]} in the audit tables (they are a few seconds behind the stream)")
+    return rows
+
+
+STATE = (
+    "item_id",
+    "item_version",
+    "generation",
+    "action",
+    "outcome",
+    "release",
+    "time",
+    "segment_id",
+    "rendition",
+    "cover_id",
+    "fallback",
+)
+"""The columns of `state`."""
 
 
 def parse_time(text: str) -> datetime:

@@ -33,7 +33,7 @@ _COMPACTED = Counter("icg_audit_compacted_days", "Days whose small files were me
 
 def run(settings: Settings, stop: threading.Event) -> int:
     """Run until `stop`; the exit status."""
-    health = Health(settings.health_port, service="audit")
+    health = Health(settings.health_port, host=settings.health_host, service="audit")
     try:
         return Audit(settings, health, stop).run()
     finally:
