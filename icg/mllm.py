@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, AutoProcessor, BertModel, PreTrainedModel
 
-from icg.exceptions import BadWeights
+from icg.exceptions import BadWeights, Unsupported
 from icg.item import Item
 from icg.loading import quietly
 
@@ -64,7 +64,11 @@ class MLLM:
             model: Any = AutoModelForImageTextToText.from_pretrained(
                 directory, local_files_only=True, use_safetensors=True, dtype=dtype
             )
-            processor = AutoProcessor.from_pretrained(directory, local_files_only=True)
+            try:
+                processor = AutoProcessor.from_pretrained(directory, local_files_only=True)
+            except ImportError as error:
+                # Most processors want torchvision for videos, whoever shows them one.
+                raise Unsupported(f"the processor of {type(model).__name__} wants more: {error}") from None
         return cls(model.to(device), processor)
 
     def save_pretrained(self, directory: str | Path) -> None:
