@@ -60,8 +60,8 @@ class Zygote:
         """Fork a child.
 
         Args:
-            what: `covers`: the service; drawing a title in `arguments` ends the process.
-                `tiny`: `icg.init_tiny`, `arguments` are directory and seed.
+            what: `covers`: the service; `arguments` are titles at which it goes wrong (see `_Faulty`).
+                `tiny`: `icg.init_tiny`; `arguments` are directory and seed.
         """
         pid = self._ask(do=what, arguments=list(arguments), environment=dict(environment), log=str(log))
         self._children.add(pid)
@@ -145,24 +145,42 @@ def _child(request: dict[str, Any]) -> int:
     stop = threading.Event()
     on_signals(stop)
     logs.configure(settings(), "covers")
-    return run(settings(), stop, _poisoned(request["arguments"]))
+    return run(settings(), stop, _faulty(request["arguments"]))
 
 
-def _poisoned(titles: Sequence[str]) -> Any:
-    """Makes real generators; one that reads one of `titles` ends the process as a crash of native code would."""
+class _Faulty:
+    """A real generator that goes wrong on certain titles, as faults that no input of ours provokes would."""
+
+    def __init__(self, generator: Any, titles: Sequence[str]) -> None:
+        self._generator = generator
+        self._titles = titles
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._generator, name)
+
+    def encode(self, items: Sequence[Any]) -> Any:
+        titles = [item.title for item in items]
+        if "Deadly" in self._titles and "Deadly" in titles:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if "Impossible" in self._titles and "Impossible" in titles:
+            raise RuntimeError("a size that does not fit")
+        return titles, self._generator.encode(items)
+
+    def generate(self, context: Any, vectors: Sequence[Sequence[Any]], seeds: Sequence[int]) -> list[list[Any]]:
+        titles, real = context
+        drawn: list[list[Any]] = self._generator.generate(real, vectors, seeds)
+        for title, images, row in zip(titles, drawn, vectors, strict=True):
+            for index, vector in enumerate(row):
+                if title in self._titles and (title == "Blank" or (title == "Blank for some" and vector is not None)):
+                    images[index] = images[index].point(lambda _: 128)
+        return drawn
+
+
+def _faulty(titles: Sequence[str]) -> Any:
     from workers.covers.loading import make_generator
 
     def make(parts: Any, settings: Any) -> Any:
-        generator = make_generator(parts, settings)
-        encode = generator.encode
-
-        def encode_or_die(items: Any) -> Any:
-            if any(item.title in titles for item in items):
-                os.kill(os.getpid(), signal.SIGKILL)
-            return encode(items)
-
-        generator.encode = encode_or_die  # type: ignore[method-assign]
-        return generator
+        return _Faulty(make_generator(parts, settings), titles)
 
     return make
 

@@ -1,5 +1,6 @@
 """The covers service over real (embedded) servers, one process for this file: what each event comes to."""
 
+import io
 import json
 import shutil
 import socket
@@ -11,11 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from bench.stream_world import World, files_of, picture, publish
 from tests.unit.workers.covers.test_references import png_bomb
 from tests.zygote import Child, Zygote
+from workers.covers.inflight import parse, record_key
 from workers.embedded import Embedded
 from workers.events import ItemPublish, ItemRefresh, Outcome
 from workers.records import (
@@ -65,7 +68,8 @@ def port() -> int:
 @pytest.fixture(scope="module")
 def covers(zygote: Zygote, world: World, port: int) -> Iterator[Child]:
     environment = world.environment() | {"ICG_HEALTH_PORT": str(port)}
-    with zygote.start("covers", [], environment, world.folder / "covers.log").running() as child:
+    faults = ["Blank", "Blank for some", "Impossible"]
+    with zygote.start("covers", faults, environment, world.folder / "covers.log").running() as child:
         yield child
 
 
@@ -81,6 +85,7 @@ def ready(port: int) -> dict[str, str]:
 
 
 def metric(port: int, name: str) -> float:
+    """The value of a metric, of all its labels unless `name` has some."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=2) as answer:
         lines = answer.read().decode().splitlines()
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
@@ -249,6 +254,49 @@ def test_a_segment_without_a_vector_shows_neutral(world: World, covers: Child, p
     time.sleep(2.1)
 
 
+def test_a_cover_under_the_gate_is_not_published(world: World, covers: Child, port: int) -> None:
+    world.store.put_new("art/two.png", picture(2), "image/png")
+    some = world.send(publish("blank-some", title="Blank for some"))
+    all_ = world.send(publish("blank-all", title="Blank", reference_image="s3://icg/art/two.png"))
+    none = world.send(publish("blank-none", title="Blank"))
+    world.wait([some, all_, none], 60, covers.check)
+    found = {}
+    for item_id in ("blank-some", "blank-all", "blank-none"):
+        manifest = world.manifest(item_id)
+        assert manifest is not None
+        found[item_id] = {segment: by["default"] for segment, by in manifest.covers.items()}
+    assert {segment: cover.fallback for segment, cover in found["blank-some"].items()} == {
+        "neutral": None,
+        "a": "neutral",
+        "b": "neutral",
+        "c": "neutral",
+    }
+    assert {cover.fallback for cover in found["blank-all"].values()} == {"reference"}
+    [cover_id] = {cover.cover_id for cover in found["blank-all"].values()}
+    stored = world.store.get(cover_key("blank-all", cover_id))
+    assert stored is not None
+    with Image.open(io.BytesIO(stored.data)) as shown:
+        assert (shown.format, shown.size) == ("WEBP", (32, 32))
+    assert found["blank-none"] == {}
+    # Nothing that was refused is in the store: one neutral cover, one reference, nothing.
+    counts = [len(list(world.store.list(f"covers/{item_id}/"))) for item_id in found]
+    assert counts == [2, 2, 0]
+    assert metric(port, 'icg_covers_gate_refusals_total{kind="segment"}') >= 9
+    assert metric(port, "icg_covers_reference_fallbacks_total") >= 2
+
+
+def test_what_cannot_be_drawn_is_found_and_its_neighbours_are_drawn(world: World, covers: Child) -> None:
+    value = publish("x").model_dump(mode="json", exclude_none=True)
+    titles = ["Possible", "Impossible", "Possible"]
+    sources = [
+        world.send_raw(json.dumps({**value, "item_id": f"try-{n}", "title": title}).encode(), key="same")
+        for n, title in enumerate(titles)
+    ]
+    world.wait(sources, 60, covers.check)
+    assert world.reason(sources[1]) == "it cannot be drawn: a size that does not fit"
+    assert [world.ready[sources[n]][0].outcome for n in (0, 2)] == [Outcome.DRAWN] * 2
+
+
 def test_while_servers_are_away_nothing_is_lost_and_it_goes_on_by_itself(
     world: World, covers: Child, servers: Embedded, port: int
 ) -> None:
@@ -370,9 +418,11 @@ def test_sigterm_drains_and_the_next_worker_goes_on(world: World, covers: Child,
     world.wait(sources[:1], 60, covers.check)
     assert covers.terminate() == 0
     world.look(0.5)
-    assert world.store.get("inflight/item-publish/0.json") is not None
-    left = [json.loads(world.store.get(key).data) for key in world.store.list("inflight/")]  # type: ignore[union-attr]
-    assert left == [{}] * len(left)
+    # What was given up counts no death: it was nobody's fault.
+    for _, partition, offset in sources:
+        record = world.store.get(record_key(("item-publish", partition)))
+        assert record is not None
+        assert offset not in parse(record.data)
     with zygote.start("covers", [], world.environment(), world.folder / "covers2.log").running() as again:
         world.wait(sources, 90, again.check)
         assert again.terminate() == 0

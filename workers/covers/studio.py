@@ -272,6 +272,7 @@ class Studio:
         [job] = batch
         job.failures += 1
         if not out_of_memory(error) and job.failures >= TRIES and await self._trial(job.loaded):
+            self._health.set("generator", True)
             _fail(job, BadEvent(f"it cannot be drawn: {error}"))
             return
         self._inflight.rest(job.partition, job.offset)

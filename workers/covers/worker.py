@@ -151,6 +151,8 @@ class Worker:
                     finally:
                         self.drawn -= memory.counted
                         memory.counted = 0
+                if attempt:
+                    self._health.set("worker", True)
                 return outcome
             except (Conflict, Stale):
                 continue
