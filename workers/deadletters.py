@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 import time
 from collections.abc import Iterator
@@ -139,12 +140,21 @@ def list_command(
     from workers.settings import settings
 
     wanted = _filter(topic, reason, offset)
-    found = sorted(filter(wanted, letters(settings())), key=lambda letter: letter.message.timestamp_ms)
+    count = 0
+
+    def counted() -> Iterator[DeadLetter]:
+        nonlocal count
+        for letter in filter(wanted, letters(settings())):
+            count += 1
+            yield letter
+
+    # Only the newest are held: a letter may be a megabyte large.
+    found = heapq.nlargest(last, counted(), key=lambda letter: letter.message.timestamp_ms)[::-1]
     if form is Format.JSON:
-        typer.echo(json.dumps([letter.as_record() for letter in found[-last:]], indent=2, ensure_ascii=False))
+        typer.echo(json.dumps([letter.as_record() for letter in found], indent=2, ensure_ascii=False))
         return
     table = Table("at", "when", "from", "key", "by", "try", "reason")
-    for letter in found[-last:]:
+    for letter in found:
         key = letter.message.key.decode(errors="replace")[:40] if letter.message.key else ""
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(max(0, letter.message.timestamp_ms) / 1000))
         source = f"{letter.topic} {letter.partition}:{letter.offset}"
@@ -152,8 +162,8 @@ def list_command(
             letter.at, when, escape(source), escape(key), letter.service, str(letter.attempt), escape(letter.reason)
         )
     Console().print(table if found else "no dead letters")
-    if len(found) > last:
-        typer.echo(f"and {len(found) - last} older ones; --last {len(found)} shows all")
+    if count > last:
+        typer.echo(f"and {count - last} older ones; --last {count} shows all")
 
 
 @app.command()

@@ -11,13 +11,16 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import confluent_kafka
 import httpx
 import pytest
+from confluent_kafka import TopicPartition
 
 from workers.audit.delta import open_table
+from workers.audit.service import GROUP
 from workers.embedded import Embedded
 from workers.events import BehaviorKind, ItemPublish, UserBehavior
-from workers.messaging import Producer
+from workers.messaging import Producer, client_config
 from workers.settings import S3, Kafka, environment
 
 KILLED_BETWEEN = """
@@ -121,6 +124,19 @@ def assert_once(s3: S3, count: int) -> None:
     assert len(bad) == len(set(bad)) == -(-count // 10)
 
 
+def behind(kafka: Kafka) -> int:
+    """Messages that the group has not committed, of the two topics that the tests write to."""
+    client = confluent_kafka.Consumer(client_config(kafka) | {"group.id": GROUP})
+    total = 0
+    for topic in ("item-publish", "user-behavior"):
+        for number in client.list_topics(topic, timeout=5).topics[topic].partitions:
+            low, high = client.get_watermark_offsets(TopicPartition(topic, number), timeout=5)
+            at = client.committed([TopicPartition(topic, number)], timeout=5)[0].offset
+            total += high - max(at, low)
+    client.close()
+    return total
+
+
 def test_killed_between_append_and_commit(servers: Embedded, service: Service) -> None:
     producer = Producer(servers.kafka, "test")
     produce(producer, 100)
@@ -135,6 +151,7 @@ def test_killed_between_append_and_commit(servers: Embedded, service: Service) -
     wait(lambda: len(ids(servers.s3, "item-publish")) >= 150 and len(ids(servers.s3, "user-behavior")) >= 150)
     assert service.stop() == 0
     assert_once(servers.s3, 150)
+    assert behind(servers.kafka) == 0
 
 
 def test_killed_at_random_moments(servers: Embedded, service: Service) -> None:
@@ -155,6 +172,26 @@ def test_killed_at_random_moments(servers: Embedded, service: Service) -> None:
     wait(lambda: len(ids(servers.s3, "item-publish")) >= count and len(ids(servers.s3, "user-behavior")) >= count)
     assert service.stop() == 0
     assert_once(servers.s3, count)
+
+
+def test_workers_that_come_and_go_share_the_partitions(servers: Embedded, service: Service, tmp_path: Path) -> None:
+    producer = Producer(servers.kafka, "test")
+    second = Service(servers.kafka, servers.s3, tmp_path)
+    service.start()
+    second.start()
+    try:
+        for start in range(0, 600, 100):
+            produce(producer, 100, start=start)
+            time.sleep(0.3)
+        wait(lambda: len(ids(servers.s3, "item-publish")) > 300)
+        assert service.stop() == 0
+        produce(producer, 100, start=600)
+        wait(lambda: len(ids(servers.s3, "item-publish")) >= 700 and len(ids(servers.s3, "user-behavior")) >= 700)
+    finally:
+        producer.close()
+        assert second.stop() == 0
+    assert_once(servers.s3, 700)
+    assert behind(servers.kafka) == 0
 
 
 def test_without_s3_it_waits_and_is_not_ready(servers: Embedded, service: Service, unused_port: int) -> None:

@@ -116,6 +116,9 @@ class Audit:
         return self._sink.flush()
 
     def _commit(self, consumer: Consumer) -> None:
+        owned = consumer.assignment()
+        # What was taken away while it was being written is for its new owner to commit; the table knows its rows.
+        self._uncommitted = {each: offset for each, offset in self._uncommitted.items() if each in owned}
         try:
             consumer.commit(self._uncommitted)
             self._uncommitted.clear()
