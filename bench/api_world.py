@@ -99,10 +99,13 @@ def publish(
     """
     fallbacks = dict(fallbacks or {})
     own = {segment: _sidecar(item_id, version, segment, title, size) for segment in segments}
-    # A segment under the gate points to the neutral cover.
-    shown = {segment: own[NEUTRAL if fallbacks.get(segment) == "neutral" else segment] for segment in segments}
+    # A segment under the gate points to the neutral cover, or to our copy of the reference image.
+    copy = _sidecar(item_id, version, "reference", title, size)
+    stand_ins = {"neutral": own.get(NEUTRAL, copy), "reference": copy}
+    shown = {segment: stand_ins[fallbacks[segment]] if segment in fallbacks else own[segment] for segment in segments}
     if store is not None and pictures:
-        reference = reference or _write_pictures(store, item_id, title or "", own, size)
+        copied = {"reference": copy} if "reference" in fallbacks.values() else {}
+        reference = reference or _write_pictures(store, item_id, title or "", own | copied, size)
     manifest = Manifest(
         item_id=item_id,
         item_version=version,

@@ -58,6 +58,13 @@ class Offer(NamedTuple):
             if not fallback and cover not in blocked
         }
 
+    def reference(self, blocked: frozenset[str]) -> str | None:
+        """The platform's own picture as a cover in our size and format, where `covers` has made one."""
+        for cover, fallback in zip(self.cover_ids, self.fallbacks, strict=True):
+            if fallback == "reference" and cover not in blocked:
+                return cover
+        return None
+
     def why_not(self, segment_id: str) -> Fallback:
         """Why `usable` does not name this segment."""
         for segment, fallback in zip(self.segment_ids, self.fallbacks, strict=True):
@@ -76,7 +83,7 @@ class Reader:
 
 
 class Choice(NamedTuple):
-    """What is shown. `cover_id` None: the reference image, if the item has one.
+    """What is shown. `cover_id` None: the reference image as the platform gave it, if it gave one.
 
     `propensities` are exact, one a candidate, and sum to 1; `cover_segment` is the segment that the picture was drawn
     for.
@@ -108,7 +115,7 @@ def choose(
         usable = {NEUTRAL: usable[NEUTRAL]} if NEUTRAL in usable else {}
     best_segment, served, fallback = _resolve(offer, usable, reader, personalization)
     if best_segment is None:
-        return Choice(None, None, "reference", fallback)
+        return Choice(offer.reference(blocked), None, "reference", fallback)
     best = usable[best_segment]
 
     candidates = tuple(dict.fromkeys(usable.values()))
@@ -229,11 +236,11 @@ def short_ids(cover_ids: Sequence[str], shortest: int = SHORTEST_PREFIX) -> list
 def sign(
     choice: Choice, key: bytes, *, item_id: str, generation: int, day: date, policy: str, segment_id: str | None = None
 ) -> str | None:
-    """The token of a choice; None for the reference image, of which there is nothing to learn.
+    """The token of a choice; None for the reference image, which nobody chose.
 
     URL-safe base64 of canonical JSON, a dot, URL-safe base64 of its HMAC-SHA256. It names no user.
     """
-    if choice.cover_id is None:
+    if choice.cover_id is None or not choice.candidates:
         return None
     propensity = choice.propensities[choice.candidates.index(choice.cover_id)]
     candidates: Sequence[str] = short_ids(choice.candidates)

@@ -91,7 +91,8 @@ def filled(embedded: Embedded, tmp_path_factory: pytest.TempPathFactory) -> Iter
         "bare": publish(
             *both, "bare", segments=SEGMENTS, fallbacks=dict.fromkeys(SEGMENTS, "reference"), reference=reference
         ),
-        "nothing": publish(*both, "nothing", segments=SEGMENTS, fallbacks=dict.fromkeys(SEGMENTS, "reference")),
+        "nothing": publish(*both, "nothing", segments=()),
+        "no-copy": publish(*both, "no-copy", segments=(), reference=reference),
         "only-neutral": publish(*both, "only-neutral", segments=(NEUTRAL,)),
         "gone": publish(*both, "gone", segments=SEGMENTS, state="retracted", generation=2),
         "only-s3": publish(None, world.store, "only-s3", segments=SEGMENTS, generation=4),
@@ -139,9 +140,11 @@ def test_the_chain(world: World, item, reader, segment, served, fallback, drawn_
     assert (answer.segment_id, answer.served, answer.fallback, answer.cover_segment) == (
         segment, served, fallback, drawn_for,
     )  # fmt: skip
-    assert answer.cover_id == (None if drawn_for is None else world.covers[item][drawn_for])
-    if answer.cover_id is None:
-        assert (answer.image, answer.decision, answer.width) == ("https://platform.example/picture.jpg", None, None)
+    assert answer.cover_id == world.covers[item][drawn_for or NEUTRAL]
+    assert (answer.width, answer.height) == (64, 64)
+    if served == "reference":
+        assert answer.decision is None
+        assert f"/{answer.cover_id}.webp?" in answer.image  # our copy, in our size
     else:
         assert answer.decision is not None
         decision = verify(answer.decision, world.settings.api.decision_key.get_secret_value().encode())
@@ -247,6 +250,13 @@ def test_all_covers_of_an_item_have_an_etag(world: World):
 def test_covers_read_from_a_manifest_have_no_scores(world: World):
     item = ItemCovers.model_validate_json(world.get("/v1/items/only-s3/covers").content)
     assert (item.generation, {cover.score for cover in item.covers}) == (4, {None})
+
+
+def test_a_reference_image_without_a_copy_of_ours_is_the_platforms_own(world: World):
+    answer = Answer.model_validate_json(world.get("/v1/covers/no-copy", user_id="ann").content)
+    assert (answer.served, answer.cover_id, answer.decision, answer.width) == ("reference", None, None, None)
+    assert (answer.image, answer.image_valid_until) == ("https://platform.example/picture.jpg", None)
+    assert world.get("/v1/covers/no-copy/image", 307).headers["location"] == answer.image
 
 
 def test_a_blocked_cover_is_gone_everywhere_until_it_is_unblocked(world: World):

@@ -135,7 +135,7 @@ class Answers:
         for segment, cover, fallback, score in zip(
             row.offer.segment_ids, row.offer.cover_ids, row.offer.fallbacks, scores, strict=True
         ):
-            if cover in self.blocked or fallback == "reference":
+            if cover in self.blocked:
                 continue
             address = self._presigner.address(cover_key(row.item_id, cover))
             covers.append(

@@ -61,7 +61,7 @@ class Answer(Document):
 
     item_id: Id
     item_version: int
-    cover_id: Digest | None = Field(description="None when the answer is the platform's reference image.")
+    cover_id: Digest | None = Field(description="None for a reference image of which we have no copy in our size.")
     image: str = Field(description="A GET on it gives the picture; good for at least half its life from now.")
     image_valid_until: datetime | None = Field(description="None where the address does not end.")
     width: int | None
@@ -72,7 +72,9 @@ class Answer(Document):
     fallback: Fallback | None = Field(description="Why the policy did not choose the own segment's cover.")
     generation: int
     release: int
-    decision: str | None = Field(description="Echo it in `user-behavior`. Opaque; under 4096 characters.")
+    decision: str | None = Field(
+        description="Echo it in `user-behavior`. Opaque; under 4096 characters. None for a reference image."
+    )
 
 
 class BatchRequest(BaseModel):
@@ -109,7 +111,9 @@ class OfferedCover(Document):
     cover_id: Digest
     image: str
     image_valid_until: datetime
-    fallback: Literal["neutral"] | None = Field(description="`neutral`: stands in for a cover under the quality gate.")
+    fallback: Literal["neutral", "reference"] | None = Field(
+        description="What stands in for a cover under the quality gate: the neutral one, or the platform's own picture."
+    )
     score: float | None = Field(description="The preference model's, for this segment; None if read from S3.")
 
 

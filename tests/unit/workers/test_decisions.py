@@ -59,8 +59,9 @@ ALL = offer(NEUTRAL, "s1", "s2", "s3")
 def test_the_chain_is_own_parent_neutral_reference_and_says_why(given_offer, reader, blocked, expected):
     choice = choose(given_offer, reader, "i", DAY, blocked=frozenset(map(cover, blocked)))
     segment, served, fallback = expected
+    blocked = frozenset(map(cover, blocked))
     assert (choice.cover_segment, choice.served, choice.fallback) == (segment, served, fallback)
-    assert choice.cover_id == (None if segment is None else cover(segment))
+    assert choice.cover_id == (given_offer.reference(blocked) if segment is None else cover(segment))
 
 
 def test_personalization_off_is_neutral_for_everybody_however_much_is_explored():
@@ -165,9 +166,16 @@ def test_a_token_stays_short_however_many_covers_there_are(segments):
     assert decision.chosen == chosen
 
 
-def test_the_reference_image_has_no_token():
-    choice = choose(offer(), Reader("u", "s1"), "i", DAY)
-    assert sign(choice, KEY, item_id="i", generation=1, day=DAY, policy="segment") is None
+def test_the_reference_image_is_our_copy_if_there_is_one_and_has_no_token():
+    copied = Offer((NEUTRAL, "s1"), (cover("copy"), cover("copy")), ("reference", "reference"))
+    for described, blocked, expected in (
+        (offer(), (), None),
+        (copied, (), cover("copy")),
+        (copied, (cover("copy"),), None),
+    ):
+        choice = choose(described, Reader("u", "s1"), "i", DAY, exploration=1.0, blocked=frozenset(blocked))
+        assert (choice.cover_id, choice.served, choice.candidates) == (expected, "reference", ())
+        assert sign(choice, KEY, item_id="i", generation=1, day=DAY, policy="segment") is None
 
 
 def test_prefixes_are_long_enough_to_be_distinct():
