@@ -26,6 +26,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,9 @@ import numpy as np
 from bench.report import Figure, report, versions
 from bench.workload import Workload
 from icg.preference import Head
+from workers.decisions import Choice, sign
 from workers.preferences import pairs, propensity
-from workers.preferences.decode import Columns, decode, decode_values
+from workers.preferences.decode import IMPRESSION, Columns, decode, decode_values
 from workers.preferences.learner import Learner, OtherSpace
 from workers.preferences.pairs import Floats
 from workers.preferences.push import Pusher
@@ -244,6 +246,26 @@ def measure_faust(workload: Workload, events: int) -> dict[str, float]:
     return {**found, "vs_faust": found["confluent_per_second_core"] / found["faust_per_second_core"]}
 
 
+def measure_tokens(workload: Workload, events: int = 5_000) -> float:
+    """Microseconds of CPU time that a decision token adds to an impression: the workload's events carry none."""
+    batch, _ = decode(next(workload.messages(events, events)))
+    number = np.flatnonzero([cover is not None for cover in batch.cover])
+    tokens: list[str | None] = [None] * len(batch)
+    for row in number.tolist():
+        item = int(batch.item[row][5:])
+        covers = tuple(workload.cover(item, each) for each in range(workload.covers))
+        choice = Choice(batch.cover[row], "s", "segment", None, covers, (1 / len(covers),) * len(covers))
+        tokens[row] = sign(
+            choice, b"bench", item_id=batch.item[row], generation=1, day=date(2026, 1, 1), policy="segment"
+        )
+    batch = replace(batch, decision=tokens)
+    started = time.process_time()
+    _, bad = propensity.weights(batch, (b"bench",))
+    seconds = time.process_time() - started
+    assert not bad.any()
+    return seconds / int((batch.kind == IMPRESSION).sum()) * 1e6
+
+
 # -- Feast, apart ----------------------------------------------------------------------------------------------------
 
 
@@ -316,7 +338,7 @@ def main() -> None:
     workload = Workload()
     got, core = measure_core(workload, asked.events)
     if not asked.without_faust:
-        got |= measure_faust(replace(workload), BROKER_EVENTS)
+        got |= measure_faust(workload, BROKER_EVENTS)
     if not asked.without_feast:
         got |= measure_push(core, workload)
     shown = f"{got['events']:,.0f} preloaded messages, no Kafka; {got['couples']:,.0f} couples; per second of CPU time"
@@ -324,6 +346,7 @@ def main() -> None:
     figures = [
         Figure("events_per_second_core", got["events_per_second_core"], note=f"{shown}; {wall}"),
         Figure("decode_per_second_core", got["decode_per_second_core"], note="the decoder alone, on the same messages"),
+        Figure("token_microseconds", measure_tokens(workload), note="CPU time that a decision token adds to an event"),
         Figure("vs_decode", got["vs_decode"], least=0.4, note="decoder's CPU time over the whole learner's"),
     ]
     if "vs_faust" in got:

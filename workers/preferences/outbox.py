@@ -32,7 +32,12 @@ class Outbox:
             self._sent.popleft()
 
     def _try(self, call: Callable[[], Delivery]) -> Delivery:
-        return retrying(call, what="send", stop=self._stop, on_retry=self._on_retry)
+        try:
+            return retrying(call, what="send", stop=self._stop, on_retry=self._on_retry)
+        except MessageTooLarge as error:
+            refused: Delivery = Future()
+            refused.set_exception(error)
+            return refused
 
     def settle(self) -> None:
         """Return once everything is delivered.

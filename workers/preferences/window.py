@@ -167,8 +167,10 @@ class Window:
             weight: [n] inverse propensity of the cover that was shown, relative to a uniform choice; 1 where unknown.
 
         Returns:
-            Couples and answers in stream order, in parts whose sizes mean nothing.
+            Couples and answers in stream order, in parts whose sizes mean nothing. Their numbers hold until the next
+            call.
         """
+        self._free()  # here alone: it numbers users anew, and what is returned names them by number
         couples: list[Couples] = []
         answers: list[Answers] = []
         if weight is None:
@@ -211,9 +213,7 @@ class Window:
         self._append(batch, rows, key, slots, weight[rows])
         joined = self._join()
         couples = self._couple(joined)
-        answers = self._answers(joined)
-        self._free()
-        return couples, answers
+        return couples, self._answers(joined)
 
     def _append(
         self,

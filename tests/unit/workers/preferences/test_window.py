@@ -223,6 +223,24 @@ def test_rows_are_freed() -> None:
     assert window.end - window.base < 20_000
 
 
+def test_users_that_left_the_window_lose_their_number_and_nobody_else_is_taken_for_them() -> None:
+    window = Window(60 * SECOND)
+    made: list[tuple[str, str, str, str, float]] = []
+    n = 90_000
+    for start in range(0, n, 10_000):
+        events: list[tuple] = []
+        for number in range(start, start + 10_000):
+            events.append((IMPRESSION, f"i{number}", f"u{number}", f"a{number % 2}", number / 100))
+            if number % 50 == 49:
+                events.append((CLICK, f"c{number}", f"u{number}", f"a{number % 2}", number / 100, f"i{number}"))
+        parts, _ = window.add(columns(events, first=2 * start))
+        made += told(window, parts)
+    assert len(window.users) < 70_000
+    clicked = range(49, n, 50)
+    wanted = {(f"u{k}", f"a{k % 2}", f"u{other}", f"a{other % 2}", 1) for k in clicked for other in (k - 1, k + 1)}
+    assert set(made) == {couple for couple in wanted if couple[2] != f"u{n}"}
+
+
 def test_random_clicks_give_no_cover_an_edge_however_often_it_is_shown() -> None:
     random = np.random.default_rng(5)
     events: list[tuple] = []
