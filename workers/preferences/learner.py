@@ -23,6 +23,8 @@ from workers.preferences.window import Answers, Couples, Ints, Window
 
 MOST_PENDING = 100_000
 """Couples that wait for a cover's sidecar; a cover that never was would otherwise fill the memory."""
+ASKED_AGAIN = 512
+"""Pairs whose covers are asked for again at once: a second of S3 at worst, while nothing else is learned."""
 
 
 class OtherSpace:
@@ -215,16 +217,17 @@ class Learner:
         self.head, self.release = head, release
 
     def retry(self, sources: Sources) -> int:
-        """Ask again for the covers that were missing; how many pairs need wait no longer."""
-        waiting = self.pending
+        """Ask again for covers that were missing, those of the `ASKED_AGAIN` pairs that waited longest since they were
+        last asked for; how many pairs need wait no longer."""
+        waiting = self.pending.take(slice(0, ASKED_AGAIN))
         if not len(waiting):
             return 0
         missing = np.concatenate([waiting.chosen, waiting.rejected])
         missing = missing[self._rows_or_absent(missing) == ABSENT]
         self._learn_covers(missing, sources, again=True)
-        self.pending = Queue()
+        self.pending = self.pending.take(slice(ASKED_AGAIN, None))
         before = len(self.queue)
-        self._sort_in(waiting, sources)
+        self._sort_in(waiting, sources)  # what is still missing goes to the end
         return len(self.queue) - before
 
     def resume(self, sources: Sources) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ from workers.storage import retrying
 log = logging.getLogger(__name__)
 
 TOPIC = UserBehavior.topic
+LOOK, LOOK_MOST = 2.0, 60.0
+"""Seconds between two looks for missing sidecars; twice as long after each that found none."""
 
 
 @dataclass
@@ -39,6 +42,8 @@ class Owned:
 
     learner: Learner
     written: int  # offset of the last checkpoint
+    look: float = 0.0  # when to look for missing sidecars again, by the process' clock
+    wait: float = LOOK  # and how long to wait after that
 
 
 class Partitions:
@@ -158,15 +163,15 @@ class Partitions:
         learner.skip(until)
 
     def _send_pairs(self, made: pairs.Pairs, watermark: int) -> None:
-        time = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=watermark)).isoformat()
-        value = pairs.encode(made, time)
+        said = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=watermark)).isoformat()
+        value = pairs.encode(made, said)
         # As `events.headers_for`, without building the event: the same id for the same pairs, whoever sends them.
         headers = {
             "ce_specversion": b"1.0",
             "ce_id": f"{made.partition}-{made.sequence}".encode(),
             "ce_source": b"/icg/preferences",
             "ce_type": f"icg.{PreferencePairs.topic}.v1".encode(),
-            "ce_time": time.encode(),
+            "ce_time": said.encode(),
             "content-type": b"application/json",
         }
         self._outbox.send(lambda: self._producer.send(PreferencePairs.topic, value, None, headers, 0))
@@ -195,8 +200,11 @@ class Partitions:
                 number, head = self.release
                 learner.adopt(head, number)
                 changed = True
-            if learner.retry(self._sources):
-                changed = True
+            if len(learner.pending) and time.monotonic() >= owned.look:
+                came = learner.retry(self._sources)
+                changed = changed or came > 0
+                owned.wait = LOOK if came else min(LOOK_MOST, 2 * owned.wait)
+                owned.look = time.monotonic() + owned.wait
             if changed:
                 self._write(owned)
 
