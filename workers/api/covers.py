@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import RedirectResponse
 from pydantic import TypeAdapter, ValidationError
 
@@ -26,8 +26,13 @@ SHORT = "private, max-age=5"
 
 _ID: TypeAdapter[str] = TypeAdapter(Id)
 
-UserId = Annotated[Id | None, Query(description="Who will see it. Unknown people get the neutral cover.")]
-SegmentId = Annotated[Id | None, Query(description="Instead of the user's own segment, or without a user.")]
+ItemId = Annotated[Id, Path(description="The platform's own id of the item.", examples=["lantern-at-night"])]
+UserId = Annotated[
+    Id | None, Query(description="Who will see it. Unknown people get the neutral cover.", examples=["reader-0017"])
+]
+SegmentId = Annotated[
+    Id | None, Query(description="Instead of the user's own segment, or without a user.", examples=["neutral"])
+]
 
 
 def router(lookup: Lookup, answers: Answers, pictures: Pictures) -> APIRouter:
@@ -45,8 +50,9 @@ def router(lookup: Lookup, answers: Answers, pictures: Pictures) -> APIRouter:
         if segment_id is not None and answers.wants_parent(choice, reader):
             reader = with_parent(reader, await lookup.parent(segment_id))
             choice = answers.choose(row, reader)
+        answer = answers.answer(row, reader, choice)
         metrics.SERVED.labels(choice.served, choice.fallback or "").inc()
-        return row, answers.answer(row, reader, choice)
+        return row, answer
 
     @routes.get(
         "/v1/covers/{item_id}",
@@ -57,7 +63,7 @@ def router(lookup: Lookup, answers: Answers, pictures: Pictures) -> APIRouter:
         response_model=Answer,
         responses=refusals(*ITEM_PROBLEMS),
     )
-    async def get_cover(item_id: Id, user_id: UserId = None, segment_id: SegmentId = None) -> Response:
+    async def get_cover(item_id: ItemId, user_id: UserId = None, segment_id: SegmentId = None) -> Response:
         _, answer = await answer_for(item_id, user_id, segment_id)
         return json_answer(answer, SHORT)
 
@@ -96,7 +102,7 @@ def router(lookup: Lookup, answers: Answers, pictures: Pictures) -> APIRouter:
         },
     )
     async def get_image(
-        request: Request, item_id: Id, user_id: UserId = None, segment_id: SegmentId = None
+        request: Request, item_id: ItemId, user_id: UserId = None, segment_id: SegmentId = None
     ) -> Response:
         row, answer = await answer_for(item_id, user_id, segment_id)
         if not pictures.proxied:

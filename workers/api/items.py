@@ -5,20 +5,22 @@ from __future__ import annotations
 import logging
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import ValidationError
 
 from workers.api import problems
 from workers.api.answers import Answers
-from workers.api.covers import SHORT
+from workers.api.covers import SHORT, ItemId
 from workers.api.documents import ITEM_PROBLEMS, json_answer, refusals, tagged_answer
 from workers.api.lookup import Lookup
 from workers.api.manifests import Manifests
-from workers.api.models import ItemCovers, ItemList, Lineage
+from workers.api.models import COVER, ItemCovers, ItemList, Lineage
 from workers.api.pictures import Pictures
 from workers.events import Digest, Id
 from workers.records import Manifest, Sidecar, sidecar_key
 from workers.storage import ObjectStore
+
+CoverId = Annotated[Digest, Path(description="As answers and the gallery show it.", examples=[COVER])]
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +47,7 @@ def router(store: ObjectStore, lookup: Lookup, answers: Answers, pictures: Pictu
         response_model=ItemCovers,
         responses={304: {"description": "Unchanged."}, **refusals(*ITEM_PROBLEMS)},
     )
-    async def get_item_covers(request: Request, item_id: Id) -> Response:
+    async def get_item_covers(request: Request, item_id: ItemId) -> Response:
         row = await lookup.item(item_id)
         return tagged_answer(request, answers.offer(row, await lookup.scores(row)), SHORT)
 
@@ -79,7 +81,7 @@ def router(store: ObjectStore, lookup: Lookup, answers: Answers, pictures: Pictu
         response_class=Response,
         responses={**_PICTURE, **refusals(*ITEM_PROBLEMS)},
     )
-    async def get_reference(item_id: Id) -> Response:
+    async def get_reference(item_id: ItemId) -> Response:
         return await pictures.reference(await lookup.item(item_id), "private, max-age=60")
 
     @routes.get(
@@ -91,7 +93,7 @@ def router(store: ObjectStore, lookup: Lookup, answers: Answers, pictures: Pictu
         response_model=Lineage,
         responses=refusals(404, 422, 503),
     )
-    async def get_lineage(item_id: Id, cover_id: Digest) -> Response:
+    async def get_lineage(item_id: ItemId, cover_id: CoverId) -> Response:
         stored = await lookup.in_thread(lambda: store.get(sidecar_key(item_id, cover_id)))
         if stored is None:
             raise problems.unknown_cover(item_id, cover_id)
@@ -113,7 +115,7 @@ def router(store: ObjectStore, lookup: Lookup, answers: Answers, pictures: Pictu
         response_class=Response,
         responses={**_PICTURE, **refusals(*ITEM_PROBLEMS)},
     )
-    async def get_cover_image(request: Request, item_id: Id, cover_id: Digest) -> Response:
+    async def get_cover_image(request: Request, item_id: ItemId, cover_id: CoverId) -> Response:
         await lookup.item(item_id)  # a retracted item's pictures are gone, too
         return await pictures.cover(request, item_id, cover_id, HOUR if pictures.proxied else SHORT)
 

@@ -37,7 +37,6 @@ class Manifests:
         self._store = store
         self._kept: OrderedDict[str, tuple[str, Manifest]] = OrderedDict()
         self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="manifests")
-        self._release: tuple[str, Release] | None = None
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -55,7 +54,13 @@ class Manifests:
     def release(self) -> int | None:
         """The number of the current release."""
         stored = self._store.get(RELEASE_KEY)
-        return Release.decode(stored.data).number if stored is not None else None
+        if stored is None:
+            return None
+        try:
+            return Release.decode(stored.data).number
+        except ValidationError as error:
+            log.error("%s is not a release: %s", RELEASE_KEY, error)
+            return None
 
     def _manifest(self, key: str, etag: str) -> Manifest | None:
         kept = self._kept.get(key)
