@@ -137,7 +137,9 @@ class Loader:
                 rebuilt = self._make(folders, self._settings)
             # A release that only changes the head of the preference model, the most frequent one, swaps nothing heavy.
             if current is None or changed & {"rewards", "space"}:
-                judge = Judge.from_parts(folders["rewards"], folders["space"], folders["preference"])
+                judge = Judge.from_parts(
+                    folders["rewards"], folders["space"], folders["preference"], device=self._settings.device
+                )
             else:
                 judge = current.judge
         except (BadPart, ValueError, KeyError, OSError) as error:

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import faust
+from aiokafka.errors import OffsetOutOfRangeError
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Transport
 from faust.types import TP, EventT, StreamT
 
 from workers.covers.acks import Ticket
 from workers.covers.lane import Lane
 from workers.events import ItemPublish
+from workers.exceptions import OffsetLost
 from workers.messaging import Message
 from workers.settings import Kafka
 
@@ -140,11 +142,16 @@ class Publishes:
         self._stopping = True
 
     async def stop(self) -> None:
-        """Commit what is acked and leave the group."""
-        await self.app.stop()
+        """Commit what is acked and leave the group; what has crashed can do neither."""
+        if not self.app.crashed:
+            await self.app.stop()
 
     @property
     def crashed(self) -> BaseException | None:
+        """Why Faust has given up, None while it runs."""
         if not self.app.crashed:
             return None
-        return self.app.crash_reason or RuntimeError("Faust crashed")
+        reason = self.app.crash_reason
+        if isinstance(reason, OffsetOutOfRangeError):
+            return OffsetLost(f"{ItemPublish.topic}: the broker no longer has the next offset: {reason}")
+        return reason or RuntimeError("Faust crashed")
