@@ -19,7 +19,7 @@ from icg.adapter import Adapter
 from icg.conditioning import Base, Conditioning, load_base
 from icg.exceptions import BadWeights
 from icg.item import Item
-from icg.mllm import MLLM
+from icg.mllm import MLLM, letterbox
 from icg.sampling import SamplerConfig, decode, draw_latents
 from icg.slots import in_slots
 
@@ -127,13 +127,19 @@ class CoverGenerator:
         return Context(torch.stack([self._features(item) for item in items]), self.adapter)
 
     def _features(self, item: Item) -> Tensor:
-        key = _content(item)
+        key = self._content(item)
         if key not in self._read:
             self._read[key] = self.mllm.read([item], self.adapter.meta, self.adapter.config.prompt)[0]
             if len(self._read) > CACHED:
                 self._read.popitem(last=False)
         self._read.move_to_end(key)
         return self._read[key]
+
+    def _content(self, item: Item) -> str:
+        digest = hashlib.sha256(repr(item.title).encode())
+        if item.image is not None:
+            digest.update(letterbox(item.image, self.mllm.side).tobytes())  # all that the MLLM sees of it
+        return digest.hexdigest()
 
     @torch.inference_mode()
     def generate(
@@ -197,11 +203,3 @@ class CoverGenerator:
         tokens, pooled = flat.split([flat.shape[1] - pooled_width, pooled_width], dim=1)
         tokens = tokens.unflatten(1, (self.adapter.config.tokens, self.base.width))
         return self.base.condition(tokens, pooled if pooled_width else None, self.sampler.width, self.sampler.height)
-
-
-def _content(item: Item) -> str:
-    digest = hashlib.sha256(repr(item.title).encode())
-    if item.image is not None:
-        digest.update(repr(item.image.size).encode())
-        digest.update(item.image.convert("RGBA").tobytes())
-    return digest.hexdigest()

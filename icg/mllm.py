@@ -123,7 +123,7 @@ class MLLM:
             group = [index for index, item in enumerate(items) if (item.image is not None) is pictured]
             if group:
                 inputs = collate([self.prepare(items[index], prompt) for index in group], len(meta), self._placeholder)
-                for index, row in zip(group, self._forward(inputs, meta), strict=True):
+                for index, row in zip(group, self.features(inputs, meta), strict=True):
                     rows[index] = row
         return torch.stack([row for row in rows if row is not None])
 
@@ -133,7 +133,8 @@ class MLLM:
         tokenizer = self.processor.tokenizer
         return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
 
-    def _forward(self, inputs: Inputs, meta: Tensor) -> Tensor:
+    def features(self, inputs: Inputs, meta: Tensor) -> Tensor:
+        """`read` for inputs that were prepared and collated before, as a trainer keeps them: [B, N, width]."""
         inputs = {name: value.to(self.device) for name, value in inputs.items()}
         inputs = {name: v.to(self.model.dtype) if v.is_floating_point() else v for name, v in inputs.items()}
         if any(isinstance(module, BertModel) for module in self.model.modules()):

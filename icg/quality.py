@@ -7,7 +7,13 @@ It asks three questions, each answered in [0, 1], and the answer is the least:
 * not clipped: pixels with every channel at its end, neither black nor white, are under 60 %, better under 30 %
   (a decoder driven out of its range paints in the corners of the colour cube).
 
-Measured where the thresholds were set: see `docs` of `quality`.
+What decided the thresholds, as (deviation, correlation, clipped), least to most:
+
+* 2,860 emoji pictures on white: 0.017 to 0.50, 0.54 to 0.98, 0 to 0.23; all but one pass at 0.5 (a white square);
+* 41 painted book covers: 0.11 to 0.36, 0.80 to 0.99, 0; all pass;
+* 32 covers of `icg init tiny` with random weights: 0.15 to 0.17, 0.71 to 0.80, 0; all pass, blots though they are;
+* one colour: 0; noise of any strength, grey or coloured: correlation under 0.03; 4x4 blocks of the colour cube's
+  corners: 0.68 to 0.82 clipped; none passes.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 
 from icg.conditioning.base import Base, Conditioning
@@ -85,11 +85,13 @@ class StableDiffusionXL(Base):
 
 
 def _is_text_to_image(pipeline: Any) -> bool:
-    unet = pipeline.components.get("unet")
+    unet, vae = pipeline.components.get("unet"), pipeline.components.get("vae")
     return (
         isinstance(unet, UNet2DConditionModel)
+        and isinstance(vae, AutoencoderKL)
         # More input channels than latents: inpainting, depth, upscaling, which also want a picture.
-        and unet.config.in_channels == pipeline.vae.config.latent_channels
+        and unet.config.in_channels == vae.config.latent_channels
+        and unet.config.class_embed_type is None
         and isinstance(unet.config.cross_attention_dim, int)
         and unet.config.encoder_hid_dim is None
         and unet.config.time_cond_proj_dim is None

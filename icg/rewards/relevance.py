@@ -1,4 +1,8 @@
-"""Relevance reward: the cosine of picture and title (CLIP score, arXiv 2104.08718, without its factor of 2.5)."""
+"""Relevance reward: the cosine of picture and title (CLIP score, arXiv 2104.08718, without its factor of 2.5).
+
+A human-preference model that is a CLIP underneath (PickScore is a `CLIPModel`) loads the same way; its score is the
+cosine times a constant.
+"""
 
 from __future__ import annotations
 

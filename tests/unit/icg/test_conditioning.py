@@ -5,9 +5,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DConditionModel, UNet2DModel
 
-from icg.conditioning import FAMILIES, Base, Conditioning, base_of, repeat, select
+from icg.conditioning import FAMILIES, Base, Conditioning, base_of, load_base, repeat, select
 from icg.exceptions import Unsupported
 from icg.generator import CoverGenerator
 from icg.item import Item
@@ -129,3 +129,28 @@ def test_an_unknown_pipeline_is_refused_by_name():
     )
     with pytest.raises(Unsupported, match="DDPMPipeline with UNet2DModel"):
         base_of(DDPMPipeline(unet, DDPMScheduler()))
+
+
+def test_a_unet_that_wants_more_than_text_is_refused(bases):
+    pipeline = bases("StableDiffusion").pipeline
+    config = {**pipeline.unet.config, "in_channels": 9}
+    inpainting = type(pipeline)(
+        **{**pipeline.components, "unet": UNet2DConditionModel.from_config(config)}, requires_safety_checker=False
+    )
+    with pytest.raises(Unsupported, match="StableDiffusionPipeline with UNet2DConditionModel"):
+        base_of(inpainting)
+
+
+@every_family
+def test_saved_and_loaded_is_the_same_family(bases, family, tmp_path):
+    base, size, config = bases(family), size_of(family), sampler(family)
+    base.pipeline.save_pretrained(tmp_path)
+    loaded = load_base(tmp_path)
+    assert type(loaded) is type(base)
+    own = base.text(["a lantern"], size, size)
+    torch.testing.assert_close(
+        draw_latents(loaded, own, own, [0], [7], config),
+        draw_latents(base, own, own, [0], [7], config),
+        atol=1e-4,
+        rtol=1e-4,
+    )

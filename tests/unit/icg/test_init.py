@@ -4,12 +4,15 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import ImageOps
 
 from icg.adapter import Adapter
 from icg.generator import CoverGenerator
 from icg.init import init_tiny, randomise, revision
 from icg.item import Item
 from icg.preference import Head
+from icg.rewards.preference import CoverEncoder
+from icg.rewards.vision import pixels
 from icg.sampling import SamplerConfig
 from workers.records import revision_of
 
@@ -46,6 +49,13 @@ def test_segments_can_be_told_apart(tiny):
     covers = [np.array(cover, float) for cover in generator.generate(context, [[None, *vectors]], [1])[0]]
     assert np.abs(covers[1] - covers[2]).mean() > 2
     assert np.abs(covers[0] - covers[1]).mean() > 2
+
+
+def test_the_space_tells_pictures_apart(tiny, picture):
+    encoder = CoverEncoder.from_pretrained(tiny / "space")
+    square = picture.resize((64, 64))
+    vectors = encoder(pixels([square, ImageOps.invert(square), ImageOps.grayscale(square)]))
+    assert (vectors @ vectors.T)[0, 1:].max() < 0.95
 
 
 def test_nothing_is_pickled(tiny):
