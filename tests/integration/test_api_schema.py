@@ -40,6 +40,7 @@ def api_schema(embedded: Embedded, tmp_path_factory: pytest.TempPathFactory) -> 
         yield schemathesis.openapi.from_url(f"{address}/openapi.json")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
 def test_no_request_breaks_the_api(api_schema: Any, mode: GenerationMode) -> None:
     sent: Counter[str] = Counter()

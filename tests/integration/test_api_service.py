@@ -72,6 +72,7 @@ def test_answers_are_not_held_back_for_acknowledgements():
         near.close()
 
 
+@pytest.mark.slow
 def test_a_switch_acts_within_10_seconds_and_outlasts_the_store(settings: Settings, embedded: Embedded):
     features, store = Features(settings.feast), ObjectStore(settings.s3)
     covers = api_world.publish(features, store, "item", segments=("neutral", "s-1"))
