@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from icg.preference import Head
+from workers.preferences.history import History
 from workers.preferences.learner import Learner, Queue
 from workers.preferences.tastes import Tastes
 from workers.preferences.trainer import Trainer
@@ -121,8 +122,8 @@ def of_learner(learner: Learner) -> tuple[Tensors, dict[str, Any]]:
         "tastes.residual": tastes.residual[:known],
         "tastes.pairs": tastes.pairs[:known],
         "tastes.asked": tastes.asked[:known],
-        "tastes.history": _pack([[number, liked] for number, liked in tastes.history.items()]),
     }
+    tensors |= {f"history.{name}": array for name, array in tastes.history.arrays().items()}
     tensors |= {f"queue.{name}": column for name, column in learner.queue.columns().items()}
     tensors |= {f"pending.{name}": column for name, column in learner.pending.columns().items()}
     meta = {
@@ -174,9 +175,7 @@ def to_learner(
         numbers = tastes.numbers(_unpack(tensors["tastes.names"]))
         for name in ("base", "residual", "pairs", "asked"):
             getattr(tastes, name)[numbers] = tensors[f"tastes.{name}"]
-        tastes.history = {
-            number: [(item, cover) for item, cover in liked] for number, liked in _unpack(tensors["tastes.history"])
-        }
+        tastes.history = History.restored({name: tensors[f"history.{name}"] for name in tastes.history.arrays()})
         tastes.dirty, tastes.dirty_history = (set(numbers) for numbers in meta["dirty"])
         other_space, pending_dropped, bad_tokens = meta["lost"]
         return Learner(
@@ -233,7 +232,7 @@ def fingerprint(learner: Learner) -> str:
         add(queue.weight)
     for number in np.argsort(np.array(tastes.names.listed, object)).tolist():
         add(tastes.names.listed[number], tastes.base[number], tastes.residual[number], int(tastes.pairs[number]))
-        add(tastes.history.get(number, []))
+        add(learner.liked(number))
     return digest.hexdigest()
 
 

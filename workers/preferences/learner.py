@@ -117,10 +117,14 @@ class Learner:
     def _remember(self, answers: Answers) -> None:
         window, tastes = self.window, self.tastes
         users = tastes.numbers([window.users.listed[user] for user in answers.user.tolist()])
-        for user, item, cover, kind in zip(
-            users.tolist(), answers.item.tolist(), answers.cover.tolist(), answers.kind.tolist(), strict=True
-        ):
-            tastes.remember(user, window.items.listed[item], window.covers.listed[cover], kind)
+        covers = (answers.item << 32 | answers.cover).tolist()
+        for user, cover, kind in zip(users.tolist(), covers, answers.kind.tolist(), strict=True):
+            tastes.remember(user, cover, kind)
+
+    def liked(self, person: int) -> list[tuple[str, str]]:
+        """Item and cover ids that a person liked, the newest last."""
+        items, covers = self.window.items.listed, self.window.covers.listed
+        return [(items[code >> 32], covers[code & 0xFFFFFFFF]) for code in self.tastes.history.of(person)]
 
     def _couple(self, couples: Couples, sources: Sources) -> None:
         listed = self.window.users.listed

@@ -224,13 +224,13 @@ class Partitions:
             }
             for number in tastes.dirty
         }
-        history: dict[str, Row] = {
-            listed[number]: {
-                "liked_items": [item for item, _ in tastes.history[number]],
-                "liked_covers": [cover for _, cover in tastes.history[number]],
+        history: dict[str, Row] = {}
+        for number in tastes.dirty_history:
+            liked = owned.learner.liked(number)
+            history[listed[number]] = {
+                "liked_items": [item for item, _ in liked],
+                "liked_covers": [cover for _, cover in liked],
             }
-            for number in tastes.dirty_history
-        }
         tastes.dirty.clear()
         tastes.dirty_history.clear()
         self._pusher.offer("user_taste", taste)

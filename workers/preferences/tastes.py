@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 
 from icg.preference import Head
 from workers.preferences.decode import CLICK, DISLIKE, LIKE, keys_of
+from workers.preferences.history import History
 from workers.preferences.pairs import Floats, lean, margins
 from workers.preferences.window import Ints, Names
 
 RATE = 0.05
-HISTORY = 50
-"""Liked items and covers kept of a person."""
 REFRESH = 24 * 3600 * 1_000_000
 """µs of event time after which a person's imported embedding is asked for again."""
 
@@ -42,7 +41,7 @@ class Tastes:
     pairs: Ints = field(init=False)
     asked: Ints = field(init=False)  # event time at which `base` was asked for
     held_out: NDArray[np.bool_] = field(init=False)
-    history: dict[int, list[tuple[str, str]]] = field(default_factory=dict)  # (item, cover), the newest last
+    history: History = field(default_factory=History)  # of covers, as the window's numbers: item << 32 | cover
     dirty: set[int] = field(default_factory=set)  # not pushed yet
     dirty_history: set[int] = field(default_factory=set)
 
@@ -106,16 +105,12 @@ class Tastes:
         shrink = np.minimum(1, most / np.maximum(size, 1e-12) * (1 - 1e-6))
         self.residual[numbers] *= np.where(size > most, shrink, 1)[:, None].astype(np.float32)
 
-    def remember(self, number: int, item: str, cover: str, kind: int) -> None:
+    def remember(self, number: int, cover: int, kind: int) -> None:
         """Clicks and likes go into a person's history, a dislike takes the cover out."""
-        liked = self.history.setdefault(number, [])
-        if (item, cover) in liked:
-            liked.remove((item, cover))
-        elif kind == DISLIKE:
-            return
         if kind in (CLICK, LIKE):
-            liked.append((item, cover))
-            del liked[:-HISTORY]
+            self.history.add(number, cover)
+        elif kind != DISLIKE or not self.history.drop(number, cover):
+            return
         self.dirty_history.add(number)
 
     def move(self, dimension: int) -> None:
