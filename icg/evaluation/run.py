@@ -44,6 +44,7 @@ from icg.evaluation.contenders import (
     segment,
     user,
 )
+from icg.evaluation.contenders.best_of import Prefer
 from icg.evaluation.contenders.prompted import Vocabulary, painter
 from icg.evaluation.emoji import CACHE, Gallery, far_concepts, gallery, keywords_of
 from icg.evaluation.figures import Row
@@ -79,7 +80,7 @@ class Bench:
 
     config: EvalConfig
     generator: CoverGenerator
-    judge: Judge
+    prefer: Prefer  # the stack's own preference model
     study: Study
     panel: Panel
     concepts: list[str]
@@ -118,9 +119,6 @@ class Bench:
         yield PromptOracle(paint, vocabulary, guided, self.panel.utility, self.study.train)
         yield Oracle(self.generator, self.panel.utility, self.config.oracle)
 
-    def prefer(self, users: Sequence[Reader], images: Sequence[Image.Image]) -> Floats:
-        return np.asarray(self.judge.prefer(np.stack([u.vector for u in users]), self.judge.embed(images)), float)
-
     def _unshared(self) -> CoverGenerator:
         sampler = dataclasses.replace(self.generator.sampler, branch=0.0)
         return CoverGenerator(self.generator.base, self.generator.mllm, self.generator.adapter, sampler)
@@ -158,7 +156,11 @@ def prepare(
         concepts = [concepts[k] for k in np.linspace(0, len(concepts) - 1, config.concepts).astype(int)]
     others = {name: _with_adapter(generator, folder) for name, folder in rivals.items()}
     avoid = [made.top_families(standardised, reader.number) for reader in people]
-    return Bench(config, generator, judge, made, panel, concepts, people, avoid, val, others)
+
+    def prefer(users: Sequence[Reader], images: Sequence[Image.Image]) -> Floats:
+        return np.asarray(judge.prefer(np.stack([reader.vector for reader in users]), judge.embed(images)), float)
+
+    return Bench(config, generator, prefer, made, panel, concepts, people, avoid, val, others)
 
 
 def _with_adapter(generator: CoverGenerator, folder: Path) -> CoverGenerator:

@@ -20,9 +20,9 @@ from icg.evaluation.emoji import CACHE, Gallery, gallery, keywords_of
 from icg.evaluation.people import neighbours
 from icg.evaluation.relevance import RelevanceConfig, RelevanceJudge, RelevanceModel, Titles, words_of
 from icg.evaluation.second import SecondConfig, SecondJudge, SecondModel, in_second_half
-from icg.evaluation.study import StudyConfig, study
+from icg.evaluation.study import Study, study
 from icg.tiny.data import FAMILY
-from icg.tiny.files import DATA, fingerprint
+from icg.tiny.files import DATA
 from icg.tiny.loop import Run, fit
 from icg.tiny.pixels import to_tensor
 
@@ -87,20 +87,30 @@ def hit_rate(judge: RelevanceJudge, some: Gallery, titles: Titles) -> dict[str, 
     }
 
 
-def relevance(data: Path, folder: Path, steps: int) -> None:
-    """The relevance judge, on all train concepts but validation's."""
-    train, val = gallery("train", data=data), gallery("val", data=data)
-    keywords = keywords_of(data)
+def relevance(
+    train: Gallery,
+    val: Gallery,
+    keywords: dict[str, list[str]],
+    folder: Path,
+    steps: int,
+    batch: int = BATCH,
+    shape: RelevanceConfig | None = None,
+) -> RelevanceJudge:
+    """The relevance judge, on all train concepts; validation is observed on the way.
+
+    Args:
+        shape: widths, blocks and embedding; concepts and words follow from the pictures.
+    """
     titles = titles_of(train)
     names = sorted(titles)
-    config = RelevanceConfig(concepts=len(names), words=vocabulary(titles, keywords))
+    config = dataclasses.replace(shape or RelevanceConfig(), concepts=len(names), words=vocabulary(titles, keywords))
     spoken = [words_of(titles[name], keywords[name]) for name in names]
     said = torch.tensor([[word in words for word in config.words] for words in spoken], dtype=torch.float32)
     concept = torch.tensor([names.index(name) for name in train.pictures.concepts.tolist()])
     pictures, topics = torch.from_numpy(train.pictures.pixels), torch.from_numpy(train.topics)
 
     def loss(model: RelevanceModel, generator: torch.Generator) -> Tensor:
-        rows = torch.randint(len(pictures), (BATCH,), generator=generator)
+        rows = torch.randint(len(pictures), (batch,), generator=generator)
         features = model.features(augment(to_tensor(pictures[rows]), generator))
         which = functional.cross_entropy(
             TEMPERATURE * model.cosines(model.embed(features)), concept[rows], label_smoothing=0.05
@@ -117,22 +127,27 @@ def relevance(data: Path, folder: Path, steps: int) -> None:
 
     torch.manual_seed(0)
     run = Run(
-        folder, steps, BATCH, 1.5e-3, warmup=100, cooldown=steps // 3, weight_decay=0.05, ema=0.995, observe_seconds=240
+        folder, steps, batch, 1.5e-3, warmup=100, cooldown=steps // 3, weight_decay=0.05, ema=0.995, observe_seconds=240
     )
-    signature = f"{dataclasses.replace(config, words=())} {len(config.words)} words {fingerprint(data)}"
-    fit(RelevanceModel(config), loss, observe, run, signature)
+    signature = f"{dataclasses.replace(config, words=())} {len(config.words)} words {len(train)} pictures"
+    return RelevanceJudge(fit(RelevanceModel(config), loss, observe, run, signature))
 
 
-def second(data: Path, folder: Path, steps: int) -> None:
-    """The second judge of taste, on its half of the train concepts; observed on validation."""
-    whole, val = gallery("train", data=data), gallery("val", data=data)
-    made = study(whole)
+def second(
+    made: Study, val: Gallery, folder: Path, steps: int, batch: int = CONCEPTS, shape: SecondConfig | None = None
+) -> SecondJudge:
+    """The second judge of taste, on its half of the train concepts; validation is observed on the way.
+
+    Args:
+        shape: width, depth, patch and factors; the people are the study's.
+    """
+    whole = made.train
     within = made.standardise.joined(val.raw, val.pictures.concepts)
     mine = np.array([in_second_half(concept) for concept in whole.pictures.concepts.tolist()])
     train = whole.where(mine)
     utilities = made.people.utilities(within.each(train.raw, train.pictures.concepts), train.topics)
     val_utilities = made.people.utilities(within.each(val.raw, val.pictures.concepts), val.topics)
-    rng = np.random.default_rng(StudyConfig().seed + 4)
+    rng = np.random.default_rng(made.config.seed + 4)
     first, other = (
         np.concatenate(rows)
         for rows in zip(*(neighbours(train.pictures.concepts, rng) for _ in range(PAIRS)), strict=True)
@@ -144,7 +159,7 @@ def second(data: Path, folder: Path, steps: int) -> None:
     one, two, chosen = torch.from_numpy(first), torch.from_numpy(other), torch.from_numpy(wins)
 
     def loss(model: SecondModel, generator: torch.Generator) -> Tensor:
-        some = torch.randperm(len(names), generator=generator)[:CONCEPTS]
+        some = torch.randperm(len(names), generator=generator)[:batch]
         pairs = torch.cat([pairs_of[row] for row in some.tolist()])
         rows, place = torch.unique(torch.cat([one[pairs], two[pairs]]), return_inverse=True)
         scores = model.scores(model(to_tensor(pictures[rows])), topics[rows])
@@ -164,7 +179,7 @@ def second(data: Path, folder: Path, steps: int) -> None:
     run = Run(
         folder,
         steps,
-        CONCEPTS,
+        batch,
         1e-3,
         warmup=100,
         cooldown=steps // 3,
@@ -172,8 +187,9 @@ def second(data: Path, folder: Path, steps: int) -> None:
         ema=0.995,
         observe_seconds=240,
     )
-    config = SecondConfig(people=len(made.people.general))
-    fit(SecondModel(config), loss, observe, run, f"{config} {made.config} {fingerprint(data)}")
+    config = dataclasses.replace(shape or SecondConfig(), people=len(made.people.general))
+    signature = f"{config} {made.config} {len(train)} pictures"
+    return SecondJudge(fit(SecondModel(config), loss, observe, run, signature))
 
 
 def main() -> None:
@@ -184,10 +200,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="optimizer steps in all")
     given = parser.parse_args()
     folder = given.folder or CACHE / given.judge
+    train, val = gallery("train", data=given.data), gallery("val", data=given.data)
     if given.judge == "relevance":
-        relevance(given.data, folder, given.steps or 1500)
+        relevance(train, val, keywords_of(given.data), folder, given.steps or 1500)
     else:
-        second(given.data, folder, given.steps or 1200)
+        second(study(train), val, folder, given.steps or 1200)
 
 
 if __name__ == "__main__":

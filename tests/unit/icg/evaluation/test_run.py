@@ -1,0 +1,123 @@
+"""The whole evaluation on a small real generator, drawn pictures and judges that know nothing: it runs, it adds up."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from icg.evaluation import run
+from icg.evaluation.cases import readers
+from icg.evaluation.contenders.prompted import Vocabulary, said
+from icg.evaluation.emoji import Gallery
+from icg.evaluation.figures import Row
+from icg.evaluation.panel import Panel
+from icg.evaluation.relevance import RelevanceConfig, RelevanceJudge, RelevanceModel, Titles
+from icg.evaluation.second import SecondConfig, SecondJudge, SecondModel
+from icg.evaluation.study import StudyConfig, study
+from icg.evaluation.utility import Utility
+from icg.generator import CoverGenerator
+from icg.preference import Head
+from icg.tiny.captions import WORDS
+
+CONFIG = run.EvalConfig(
+    people=3,
+    oracle_concepts=2,
+    oracle=3,
+    practice=1,
+    titles=2,
+    guidance=2.0,
+    study=StudyConfig(training=12, held_out=3, archetypes=2, training_choices=10),
+)
+
+
+@pytest.fixture
+def bench(generator: CoverGenerator, train: Gallery, unseen: Gallery) -> run.Bench:
+    made = study(train, CONFIG.study)
+    torch.manual_seed(0)
+    relevance = RelevanceJudge(
+        RelevanceModel(RelevanceConfig((8, 8, 16, 16), embedding=32, concepts=4, words=("thing",)))
+    )
+    second = SecondJudge(SecondModel(SecondConfig(people=15, width=32, depth=1, patch=16)))
+    within = made.standardise.joined(unseen.raw, unseen.pictures.concepts)
+    panel = Panel(unseen, Utility(made.people, within), relevance, Titles.of(relevance, unseen, {}), second)
+    embeddings = np.random.default_rng(0).normal(size=(len(train), generator.dimension)).astype(np.float32)
+    people = readers(made, embeddings, Head.start(generator.space, generator.dimension), count=3)
+
+    def prefer(users: list, images: list[Image.Image]) -> np.ndarray:
+        return np.random.default_rng(0).normal(size=(len(users), len(images)))
+
+    avoid = [frozenset({"noto"}), frozenset({"twemoji"}), frozenset({"noto"})]
+    concepts = unseen.concepts()[:3]
+    return run.Bench(CONFIG, generator, prefer, made, panel, concepts, people, avoid, unseen, {"liked_sft": generator})
+
+
+def test_the_ladder_is_climbed_and_what_was_drawn_is_kept(bench: run.Bench, tmp_path: Path) -> None:
+    rungs = run.evaluate(bench, tmp_path)
+    assert [number for number, _, _ in rungs] == [0, 1, 2, 3, 5, 5, 5, 5, 5]
+    values = {row.name: row.value for _, _, made in rungs for row in made}
+    contenders = (
+        "neutral mismatched filtered_neutral inferred_prompt prompt_oracle best_of_8 best_of_8_at_icg_cost icg_segment "
+        "random_embedding liked_sft reference planted oracle"
+    )
+    for name in contenders.split():
+        assert values[f"wins_over_{name}_low"] <= values[f"wins_over_{name}"] <= values[f"wins_over_{name}_high"]
+        assert f"second_wins_over_{name}" in values
+    # The same generator under another name: every pair is a tie.
+    assert values["wins_over_liked_sft"] == 0.5
+    assert values["wins_over_planted"] < 0.5
+    assert 0 < values["evaluations_neutral"] < values["evaluations_icg"] < values["evaluations_oracle"]
+    for given in ("title", "reference", "wrong_reference"):
+        assert f"wins_over_mismatched_{given}" in values
+        assert f"relevance_kept_{given}" in values
+    assert "copies_icg" in values
+    assert "copies_icg_title" not in values
+    # A second run draws nothing: it is read back, to the digit.
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    again = {row.name: row.value for _, _, made in run.evaluate(bench, tmp_path) for row in made}
+    assert before == {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert np.array_equal(list(values.values()), list(again.values()), equal_nan=True)
+
+
+def test_the_report_is_what_the_other_benches_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rungs = [
+        (0, "judges", [Row("hit", 0.9, least=0.5), Row("nothing", float("nan"))]),
+        (1, "x", [Row("y", 1.0, most=0.5)]),
+    ]
+    assert not run.report(rungs, tmp_path / "out.json", {"split": "val"})
+    told = json.loads((tmp_path / "out.json").read_text())
+    assert told == {"figures": {"hit": 0.9, "nothing": None, "y": 1.0}, "machine": {"split": "val"}}
+    printed = capsys.readouterr().out
+    assert "rung 0 judges       reached" in printed
+    assert "missed: y" in printed
+    assert run.report(rungs[:1], None, {})
+
+
+def test_a_contact_sheet_has_a_row_a_title(bench: run.Bench, tmp_path: Path) -> None:
+    run.sheet(bench, tmp_path / "sheet.png", titles=2, people=2)
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size == (3 * 130, 2 * 130)
+
+
+def test_words_are_those_that_appeal_and_do_not_contradict(train: Gallery) -> None:
+    vocabulary = Vocabulary.of(train)
+    holds = vocabulary.holds([train.image(row) for row in range(60)])
+    assert holds.shape == (60, len(WORDS))
+    assert (holds.sum(axis=0) > 0).sum() > 6
+    place = {word.word: k for k, word in enumerate(WORDS)}
+    assert not (holds[:, place["dark"]] & holds[:, place["pale"]]).any()
+    appeal = np.full(len(WORDS), -1.0)
+    assert said(appeal) == []
+    appeal[[place["dark"], place["pale"], place["flat"], place["solid"], place["simple"]]] = [5.0, 4.0, 3.0, 2.0, 1.0]
+    assert said(appeal) == ["dark", "flat", "solid"]
+
+
+def test_a_model_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    first = run.fingerprint(tmp_path, {}, CONFIG, "val", tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    assert run.fingerprint(tmp_path, {}, CONFIG, "val", tmp_path) != first
+    assert run.fingerprint(tmp_path, {}, CONFIG, "test", tmp_path) != run.fingerprint(
+        tmp_path, {}, CONFIG, "val", tmp_path
+    )
