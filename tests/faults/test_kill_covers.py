@@ -142,6 +142,27 @@ def _kill_no_suspect(world: World, child: Child) -> None:
 
 
 @pytest.mark.slow
+def test_workers_that_come_and_go_share_the_work_and_draw_nothing_twice(make_world: Make, zygote: Zygote) -> None:
+    world = make_world()
+    sources = send(world)
+    first = zygote.start("covers", [], world.environment(), world.folder / "first.log")
+    with first.running():
+        _until_ended(world, sources, 6, first)
+        second = zygote.start("covers", [], world.environment(), world.folder / "second.log")
+        with second.running():
+            # The group is divided anew while both draw; then one is gone in the middle of it.
+            _until_ended(world, sources, 16, first)
+            first.kill()
+            world.wait(sources, 120, second.check)
+    assert world.dead == {}
+    assert len(covers_of(world)) == ITEMS
+    assert len(list(world.store.list("covers/"))) == 2 * 4 * ITEMS
+    for source in sources:
+        assert {event.outcome for event in world.ready[source]} == {Outcome.DRAWN}
+        assert len({event.event_id() for event in world.ready[source]}) == 1
+
+
+@pytest.mark.slow
 def test_an_event_that_kills_the_worker_is_found_and_its_neighbours_get_covers(
     make_world: Make, zygote: Zygote
 ) -> None:

@@ -55,7 +55,7 @@ class Batcher(Generic[J]):
         self._changed = asyncio.Event()
 
     def add(self, job: J, *, rank: int = 0, alone: bool = False) -> None:
-        """Queue a job: rank 0 for a publish, higher ones for refreshes."""
+        """Queue a job: rank 0 for a publish, higher ones for refreshes, the most urgent first."""
         self._queue.append(Waiting(job, rank, alone, asyncio.get_running_loop().time()))
         self._changed.set()
 

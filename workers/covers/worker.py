@@ -140,7 +140,8 @@ class Worker:
         if lock.locked() and kind is ItemPublish:
             # The item may be busy with a refresh that waits behind all publishes.
             self._studio.batcher.promote(lambda job: job.item_id == event.item_id)
-        memory = _Memory()
+        # Publishes first, then refreshes by their priority, 9 the most urgent.
+        memory = _Memory(rank=0 if isinstance(event, ItemPublish) else 10 - event.priority)
         attempt = 0
         while True:
             try:
@@ -264,7 +265,7 @@ class Worker:
                 seed=seed_of(item.item_id, item.item_version),
                 loaded=loaded,
                 future=asyncio.get_running_loop().create_future(),
-                rank=0 if message.topic == ItemPublish.topic else 1,
+                rank=memory.rank,
                 alone=alone,
             )
             judged = await self._studio.draw(job)
@@ -447,7 +448,8 @@ class Worker:
 class _Memory:
     """What an event remembers while it is decided again."""
 
-    def __init__(self) -> None:
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
         self.reference: Reference | None = None
         self.counted = 0
 
