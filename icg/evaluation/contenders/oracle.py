@@ -8,8 +8,11 @@ import numpy as np
 from PIL import Image
 
 from icg.evaluation.contenders.base import Case, Drawn, Generator, Reader, clock, evaluations
+from icg.evaluation.contenders.conditioned import TOGETHER
 from icg.evaluation.emoji import Gallery
 from icg.evaluation.utility import Utility
+from icg.item import Item
+from icg.slots import chunks
 
 
 class Oracle:
@@ -57,8 +60,12 @@ class Planted:
             return Drawn(images, 0, seconds())
 
 
-def several(generator: Generator, item: object, seed: int, count: int) -> list[Image.Image]:
+def several(generator: Generator, item: Item, seed: int, count: int) -> list[Image.Image]:
     """Neutral covers of one item from `count` seeds that follow from `seed`, the first of them `seed` itself."""
     more = np.random.default_rng(seed).integers(2**62, size=count - 1).tolist()
-    context = generator.encode([item])  # type: ignore[list-item]
-    return [generator.generate(context, [[None]], [one])[0][0] for one in [seed, *more]]
+    covers = []
+    for some in chunks(count, TOGETHER):
+        part = [seed, *more][some.start : some.stop]
+        drawn = generator.generate(generator.encode([item] * len(part)), [[None]] * len(part), part)
+        covers += [row[0] for row in drawn]
+    return covers
