@@ -6,6 +6,7 @@ checkpoints; nothing is lost with it.
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import time
@@ -42,7 +43,7 @@ T = TypeVar("T")
 
 def run(settings: Settings, stop: threading.Event) -> int:
     """Run until told to stop. 0 after a drain, 1 where something ended it that a retry does not cure."""
-    health = Health(settings.health_port)
+    health = Health(settings.health_port, host=settings.health_host, service="preferences")
     try:
         return _Service(settings, stop, health).run()
     except Stopped:
@@ -96,6 +97,8 @@ class _Service:
             pusher.start()
             training = Training(settings, checkpoints, self._releases, producer, self._newest, stop, self._fault)
             training.start()
+            gc.collect()
+            gc.freeze()  # modules and clients: the collector need not walk them again with every batch
             self._health.watch(STUCK_SECONDS, lambda: self._busy)
             try:
                 self._read(partitions, pusher, training)
