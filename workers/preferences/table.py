@@ -32,8 +32,13 @@ class Table:
         return 2 * (self._used + more) > len(self._cells)
 
     def rebuild(self, keys: Keys, rows: Rows, room: int) -> None:
-        """Start again with these, and room for so many in all."""
-        self._allocate(max(room, len(rows)))
+        """Start again with these, and room for so many in all. Memory once taken is kept for the next time."""
+        room = max(room, len(rows))
+        if 2 * room > len(self._cells):
+            self._allocate(room)
+        else:
+            self._cells[:] = 0
+            self._used = 0
         self.put(keys, rows)
 
     def get(self, keys: Keys) -> Rows:
