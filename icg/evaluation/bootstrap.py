@@ -38,19 +38,20 @@ def over_rows(values: Floats, seed: int = 0, resamples: int = RESAMPLES) -> Inte
 
 def over_pairs(values: Floats, seed: int = 0, resamples: int = RESAMPLES) -> Interval:
     """Of the mean of [people, concepts], both resampled: more people on few concepts do not narrow it for ever."""
-    return of_statistic(np.asarray(values, np.float64)[None], lambda tables: float(tables[0].mean()), seed, resamples)
+    return of_means(np.asarray(values, np.float64)[None], lambda means: float(means[0]), seed, resamples)
 
 
-def of_statistic(
+def of_means(
     tables: Floats, statistic: Callable[[Floats], float], seed: int = 0, resamples: int = RESAMPLES
 ) -> Interval:
-    """Of any statistic of several tables [k, people, concepts] that are resampled alike."""
+    """Of a statistic of the means [k] of several tables [k, people, concepts] that are resampled alike."""
     _, people, concepts = tables.shape
     if not people or not concepts:
         raise ValueError(f"{people} people and {concepts} concepts: there is nothing to resample")
     rng = np.random.default_rng(seed)
-    found = []
-    for _ in range(resamples):
-        rows, columns = rng.integers(people, size=people), rng.integers(concepts, size=concepts)
-        found.append(statistic(tables[:, rows][:, :, columns]))
-    return Interval(statistic(tables), *np.quantile(found, [0.025, 0.975]).tolist())
+    # A resample is how often each row and each column is taken: all of them are one product.
+    rows = rng.multinomial(people, np.full(people, 1 / people), size=resamples) / people
+    columns = rng.multinomial(concepts, np.full(concepts, 1 / concepts), size=resamples) / concepts
+    means = np.einsum("rp,kpc,rc->rk", rows, np.asarray(tables, np.float64), columns, optimize=True)
+    found = [statistic(row) for row in means]
+    return Interval(statistic(tables.mean(axis=(1, 2))), *np.quantile(found, [0.025, 0.975]).tolist())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from icg.evaluation.bootstrap import RESAMPLES, Interval, of_statistic, over_pairs
+from icg.evaluation.bootstrap import RESAMPLES, Interval, of_means, over_pairs
 from icg.evaluation.people import Floats
 
 WANTED_WINS = {"neutral": 0.75, "mismatched": 0.80, "filtered_neutral": 0.70, "inferred_prompt": 0.60}
@@ -59,21 +59,21 @@ def wins_over(own: Floats, other: Floats, resamples: int = RESAMPLES) -> Interva
 def headroom(own: Floats, neutral: Floats, oracle: Floats, resamples: int = RESAMPLES) -> Interval:
     """(U_own − U_neutral) / (U_oracle − U_neutral), of means."""
 
-    def ratio(tables: Floats) -> float:
-        above = float((tables[2] - tables[1]).mean())
-        return float((tables[0] - tables[1]).mean()) / above if above > 0 else float("nan")
+    def ratio(means: Floats) -> float:
+        above = float(means[2] - means[1])
+        return float(means[0] - means[1]) / above if above > 0 else float("nan")
 
-    return of_statistic(np.stack([own, neutral, oracle]), ratio, resamples=resamples)
+    return of_means(np.stack([own, neutral, oracle]), ratio, resamples=resamples)
 
 
 def kept(own: Table, reference: Table, floor: float, resamples: int = RESAMPLES) -> Interval:
     """(mean − floor) / (reference's mean − floor); `relevance_kept` of hits with the chance as floor."""
 
-    def ratio(tables: Floats) -> float:
-        above = float(tables[1].mean()) - floor
-        return (float(tables[0].mean()) - floor) / above if above > 0 else float("nan")
+    def ratio(means: Floats) -> float:
+        above = float(means[1]) - floor
+        return (float(means[0]) - floor) / above if above > 0 else float("nan")
 
-    return of_statistic(np.stack([own.astype(float), reference.astype(float)]), ratio, resamples=resamples)
+    return of_means(np.stack([own.astype(float), reference.astype(float)]), ratio, resamples=resamples)
 
 
 def quality_kept(fast: Floats, full: Floats, neutral: Floats, resamples: int = RESAMPLES) -> Interval:
