@@ -21,7 +21,8 @@ class Group:
     def __init__(self, settings: Kafka, group: str, topic: str) -> None:
         self.group = group
         self.topic = topic
-        self._client = Consumer({**client_config(settings), "group.id": group, "enable.auto.commit": False})
+        config = {**client_config(settings), "group.id": group, "enable.auto.commit": False}
+        self._client = Consumer(config, logger=log)
 
     def begin(self) -> bool:
         """Commit the beginning of each partition that the group never committed.

@@ -142,9 +142,8 @@ class Publishes:
         self._stopping = True
 
     async def stop(self) -> None:
-        """Commit what is acked and leave the group; what has crashed can do neither."""
-        if not self.app.crashed:
-            await self.app.stop()
+        """Commit what is acked and leave the group."""
+        await self.app.stop()
 
     @property
     def crashed(self) -> BaseException | None:

@@ -65,10 +65,23 @@ def run(settings: Settings, stop: threading.Event, make: MakeGenerator = make_ge
         torch.set_num_threads(settings.covers.threads)
     sys.setswitchinterval(SWITCH_SECONDS)
     health = Health(settings.health_port)
+    # Not asyncio.run: it waits without limit for what is left at the end, and a crashed Faust leaves tasks that stay.
+    loop = asyncio.new_event_loop()
     try:
-        return asyncio.run(_Service(settings, stop, make, health).main())
+        return loop.run_until_complete(_main(settings, stop, make, health))
     finally:
+        loop.close()
         health.close()
+
+
+async def _main(settings: Settings, stop: threading.Event, make: MakeGenerator, health: Health) -> int:
+    status = await _Service(settings, stop, make, health).main()
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    if left:
+        await asyncio.wait(left, timeout=1.0)
+    return status
 
 
 class _Service:
