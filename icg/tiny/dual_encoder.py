@@ -32,7 +32,7 @@ from icg.tiny.vision import image_processor, vision_config
 
 @dataclass(frozen=True)
 class DualEncoderConfig:
-    """1.1 M trained parameters beside MiniLM's 22 M frozen ones."""
+    """1.0 M trained parameters beside MiniLM's 22 M frozen ones."""
 
     projection: int = 128  # width in which picture and title meet
     noise: float = 0.8  # greatest deviation of the noise on latents of deviation 1; beyond it shapes are gone

@@ -5,7 +5,18 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from icg.tiny.autoencoder import AutoencoderConfig, augment, build, encode, fold, loss, pixel_weights, round_trip, train
+from icg.tiny.autoencoder import (
+    AutoencoderConfig,
+    augment,
+    build,
+    encode,
+    fold,
+    loss,
+    pixel_weights,
+    recolour,
+    round_trip,
+    train,
+)
 from icg.tiny.data import Pictures
 from icg.tiny.loop import Run
 from icg.tiny.pixels import psnr, to_pixels, to_tensor
@@ -60,6 +71,16 @@ def test_augmented_pictures_are_shifted_or_mirrored_on_white(pictures: Pictures)
     assert len({one.numpy().tobytes() for one in many}) > 50
     # Nothing drawn is lost: the drawing is further than 3 pixels from the border.
     torch.testing.assert_close(many.sum(dim=(1, 2, 3)), image.sum().expand(200), rtol=1e-4, atol=0.5)
+
+
+def test_recolouring_permutes_the_channels_of_a_share_of_the_pictures(pictures: Pictures) -> None:
+    images = to_tensor(pictures.pixels[:1]).repeat(300, 1, 1, 1)
+    changed = recolour(images, 0.5, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(changed.sort(dim=1).values, images.sort(dim=1).values, atol=0, rtol=0)
+    assert len({one.numpy().tobytes() for one in changed}) == 3  # pure red can become green or blue
+    same = (changed == images).flatten(1).all(dim=1).float().mean()
+    assert 0.5 < same < 0.8  # half are left alone and a third of the others keep their red
+    assert torch.equal(recolour(images, 0.0, torch.Generator().manual_seed(0)), images)
 
 
 def test_training_improves_the_round_trip_and_goes_on_where_it_stopped(pictures: Pictures, tmp_path: Path) -> None:
