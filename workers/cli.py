@@ -119,6 +119,8 @@ MOUNTED = {
 
 def main() -> None:
     """Entry point: whatever goes wrong ends in a line or two, never in a traceback."""
+    from pydantic_settings.exceptions import SettingsError
+
     from workers.exceptions import BadPart, EmbeddedError, Fault, MessageTooLarge, OffsetLost, UserError
 
     for name, (module, help_text) in MOUNTED.items():
@@ -134,6 +136,9 @@ def main() -> None:
         from workers.events import explain
 
         typer.echo(f"icg: a setting is wrong: {explain(error)}", err=True)
+        sys.exit(2)
+    except SettingsError as error:
+        typer.echo(f"icg: a setting is wrong: {error}", err=True)
         sys.exit(2)
     except (Fault, UserError, BadPart, EmbeddedError, MessageTooLarge, OffsetLost) as error:
         typer.echo(f"icg: {error}", err=True)

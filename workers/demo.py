@@ -208,7 +208,7 @@ class Demo:
     def _write_variables(self, variables: Mapping[str, str]) -> None:
         """So that `icg` in another terminal reaches these servers: `source <folder>/env`."""
         ours = {name: value for name, value in variables.items() if name.startswith("ICG_")}
-        ours["ICG_API"] = f"http://127.0.0.1:{self._port}"
+        ours["COVERS_API"] = f"http://127.0.0.1:{self._port}"
         lines = [f"export {name}={shlex.quote(value)}" for name, value in sorted(ours.items())]
         (self._folder / "env").write_text("\n".join(lines) + "\n")
 

@@ -89,6 +89,21 @@ class Audience:
         self._pictures: dict[str, Floats] = {}
         self._standardise: Standardiser | None = None
 
+    @classmethod
+    def load(cls, users: Path, items: Sequence[dict[str, Any]], *, seed: int = 0) -> Audience:
+        """People for a Parquet file of users (`user_id`, `embedding`), with tastes that their embeddings hint at.
+
+        Args:
+            items: the catalogue; its categories are the topics.
+        """
+        import pyarrow.parquet as parquet
+
+        table = parquet.read_table(users, columns=["user_id", "embedding"])
+        topics = sorted({item.get("category") or "" for item in items})
+        embeddings = np.stack(table["embedding"].to_numpy(zero_copy_only=False))
+        people = Population.drawn(len(embeddings), len(topics), seed, embeddings=embeddings)
+        return cls(table["user_id"].to_pylist(), people, topics, seed=seed)
+
     def clicks(self, person: int, page: Sequence[Shown], topics: Sequence[int], rng: np.random.Generator) -> list[bool]:
         """Which entries of a page this person clicks: position, appeal of the item, taste in the cover, noise."""
         looked = rng.random(len(page)) < POSITION_DISCOUNT ** np.arange(len(page))

@@ -422,8 +422,8 @@ class Worker:
 
     async def _refuse(self, message: Message, reason: str) -> None:
         log.warning("dead letter from %s[%d]@%d: %s", message.topic, message.partition, message.offset, reason)
-        before = message.headers.get("dlq_attempt", b"")  # there if it was a dead letter already and sent again
-        attempt = int(before) + 1 if before.isdigit() and len(before) < 6 else 1
+        given = message.headers.get("dlq_attempt", b"")  # which attempt this is, if a dead letter was sent again
+        attempt = int(given) if given.isdigit() and len(given) < 6 else 1
         await self._deliver(lambda: self._ports.producer.dead_letter(message, reason, attempt))
         metrics.DEAD_LETTERS.inc()
 
