@@ -1,4 +1,4 @@
-"""Print a lock file without torch and the packages that only its CUDA build needs: `without_torch.py requirements.lock`."""
+"""Print a lock file without torch and what only its CUDA build needs: `without_torch.py requirements.lock`."""
 
 import re
 import sys

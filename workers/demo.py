@@ -10,11 +10,13 @@ import asyncio
 import json
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -103,14 +105,12 @@ class Demo:
             DemoError: a port in use, no space, a demo beside this one, or a service that ended.
         """
         self._check_machine()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler)
         try:
-            with self._progress:
-                servers = self._progress.add_task("broker, S3, Feast", total=1)
-                embedded = Embedded(self._folder, fresh=("logs", "feast", "cache", "model"))
-                self._progress.update(servers, completed=1)
-            with embedded, Supervisor(self._folder / "logs") as services:
+            with ModelBuild() as model, self._servers() as embedded, Supervisor(self._folder / "logs") as services:
                 with self._progress:
-                    result = self._loop(embedded, services)
+                    result = self._loop(embedded, services, model)
                 self._print(result)
                 if json_file:
                     json_file.write_text(json.dumps(asdict(result), indent=2) + "\n")
@@ -121,6 +121,10 @@ class Demo:
         except OSError as error:
             raise DemoError(f"{error.strerror or error}: {error.filename or self._folder}") from error
         return result
+
+    def _servers(self) -> Embedded:
+        with self._progress, self._stage("broker, S3, Feast", 1):
+            return Embedded(self._folder, fresh=("logs", "feast", "cache"))
 
     def _check_machine(self) -> None:
         with socket.socket() as probe:
@@ -137,7 +141,7 @@ class Demo:
         if free < LEAST_FREE_BYTES:
             raise DemoError(f"{self._folder}: {free / 2**30:.1f} GiB free, {LEAST_FREE_BYTES / 2**30:.0f} GiB needed")
 
-    def _loop(self, embedded: Embedded, services: Supervisor) -> Result:
+    def _loop(self, embedded: Embedded, services: Supervisor, model: ModelBuild) -> Result:
         settings = Settings(
             kafka=embedded.kafka,
             s3=embedded.s3,
@@ -147,23 +151,26 @@ class Demo:
             audit=Audit(batch_seconds=2.0),
             cache=self._folder / "cache",
         )
-        health = self._start(settings, services)
+        health = self._addresses()
+        # The others start when this one is ready: on two cores their imports would hold up the first cover.
+        self._start(settings, services, ("covers",), health)
         producer = Producer(settings.kafka, "demo")
         releases = Releases(ObjectStore(settings.s3), settings.cache, producer)
 
         with self._stage("model, users, segments", len(PARTS) + 2) as step:
-            self._release(releases, step)
+            self._release(releases, model, step)
             before = self._people(settings, releases)
             step(len(PARTS) + 2)
-        self._wait(services, "services ready", len(SERVICES), lambda: sum(map(probes.ready, health.values())))
-
+        self._wait(services, "cover worker ready", 1, lambda: int(probes.ready(health["covers"])))
         items = self._publish(settings, producer)
+        self._start(settings, services, SERVICES[1:], health)
         segments = releases.segments(before)
         assert segments is not None
         wanted = {segment.segment_id for segment in segments.segments} | {NEUTRAL}
         watch = Watch(settings, {item["item_id"] for item in items}, wanted)
         self._wait(services, "covers drawn", len(items) * len(wanted), watch.covers)
 
+        self._wait(services, "services ready", len(SERVICES), lambda: sum(map(probes.ready, health.values())))
         totals = self._read(items, producer)
         self._wait(services, "preference learned, release swapped in", 2, lambda: _learned(releases, before, health))
         after = releases.current()
@@ -190,20 +197,18 @@ class Demo:
             client.close()
         return result
 
-    def _start(self, settings: Settings, services: Supervisor) -> dict[str, str]:
-        """Start the four services; they import and connect while the model is built.
+    def _addresses(self) -> dict[str, str]:
+        """Where each service answers /readyz and /metrics."""
+        ports = {name: _free_port() for name in SERVICES} | {"api": self._port}
+        return {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
 
-        Returns:
-            Where each answers /readyz and /metrics.
-        """
+    def _start(self, settings: Settings, services: Supervisor, names: Sequence[str], health: Mapping[str, str]) -> None:
         sections = {name: getattr(settings, name) for name in ("kafka", "s3", "feast", "api", "preferences", "audit")}
         variables = environment(**sections) | {"ICG_CACHE": str(settings.cache)}
-        ports = {name: _free_port() for name in SERVICES} | {"api": self._port}
-        for name in SERVICES:
-            own = {"ICG_HEALTH_PORT": str(ports[name])} if name != "api" else {}
+        for name in names:
+            own = {"ICG_HEALTH_PORT": health[name].rsplit(":", 1)[1]} if name != "api" else {}
             services.start(name, ["run", name], variables | own)
         self._write_variables(variables)
-        return {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
 
     def _write_variables(self, variables: Mapping[str, str]) -> None:
         """So that `icg` in another terminal reaches these servers: `source <folder>/env`."""
@@ -212,18 +217,13 @@ class Demo:
         lines = [f"export {name}={shlex.quote(value)}" for name, value in sorted(ours.items())]
         (self._folder / "env").write_text("\n".join(lines) + "\n")
 
-    def _release(self, releases: Releases, step: Callable[[int], None]) -> Release:
-        """Build icg-tiny, store its parts, release them as number 1."""
-        model = self._folder / "model"
-        with (self._folder / "logs" / "model.log").open("wb") as log:
-            # A process of its own: this one then never loads torch.
-            command = [sys.executable, "-m", "workers.cli", "init", "tiny", str(model)]
-            if subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode:
-                raise DemoError(f"`icg init tiny` failed; see {log.name}")
+    def _release(self, releases: Releases, model: ModelBuild, step: Callable[[int], None]) -> Release:
+        """Store the parts of icg-tiny, release them as number 1."""
+        folder = model.wait()
         revisions: dict[Part, str] = {}
         for done, part in enumerate(PARTS, 1):
             space = revisions["space"] if part in IN_SPACE else None
-            revisions[part] = releases.put_folder(part, model / part, space=space, made_by="icg demo")
+            revisions[part] = releases.put_folder(part, folder / part, space=space, made_by="icg demo")
             step(done)
         return releases.publish(revisions, "first release of the demo", "base")
 
@@ -311,6 +311,35 @@ class Demo:
                 time.sleep(1)
         except KeyboardInterrupt:
             self._console.print("Ending …")
+
+
+class ModelBuild:
+    """`icg init tiny` in a process of its own, beside the start of the servers; this process never loads torch."""
+
+    def __enter__(self) -> ModelBuild:
+        self._scratch = tempfile.TemporaryDirectory(prefix="icg-demo-")
+        self._folder = Path(self._scratch.name) / "model"
+        self._log = Path(self._scratch.name) / "log"
+        with self._log.open("wb") as log:
+            command = [sys.executable, "-m", "workers.cli", "init", "tiny", str(self._folder)]
+            self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._scratch.cleanup()
+
+    def wait(self) -> Path:
+        """The model's folder, once it is whole.
+
+        Raises:
+            DemoError: the build failed; with the last line of its log.
+        """
+        if self._process.wait():
+            lines = self._log.read_text(errors="replace").strip().splitlines()
+            raise DemoError(f"`icg init tiny` failed: {lines[-1] if lines else 'it said nothing'}")
+        return self._folder
 
 
 class Watch:

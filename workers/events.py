@@ -52,7 +52,7 @@ class Outcome(StrEnum):
 
 
 class Event(BaseModel):
-    """What all events share. `event_id` is absent where the producer gave none: topic, partition and offset name it then."""
+    """What all events share. One whose producer gave it no id is known by its topic, partition and offset."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 

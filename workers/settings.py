@@ -64,7 +64,7 @@ class References(Section):
 class Covers(Section):
     device: str = "cpu"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    threads: int = Field(0, ge=0, description="torch threads; 0: torch's own choice.")
+    threads: int = Field(2, ge=0, description="torch threads, which decide a cover's last bits; 0: torch's own choice.")
     steps: int = Field(20, ge=1)
     branch: float = Field(0.5, ge=0, le=1, description="Share of the steps that an item's segments have in common.")
     guidance: float = Field(1.0, ge=1)

@@ -428,7 +428,7 @@ def feast_row(manifest: Manifest, rendition_id: str) -> dict[str, Any]:
         "segment_ids": list(covers),
         "cover_ids": [cover.cover_id for cover in covers.values()],
         "fallbacks": [cover.fallback or "" for cover in covers.values()],
-        "scores": [sum(cover.rewards.values()) / max(len(cover.rewards), 1) for cover in covers.values()],
+        "scores": [cover.rewards.get("preference", 0.0) for cover in covers.values()],
         "width": first.width if first else 0,
         "height": first.height if first else 0,
     }

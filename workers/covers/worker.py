@@ -358,6 +358,9 @@ class Worker:
             if there is None:
                 raise StorageFault(f"{key} is there and is not")
             data = there.data
+        rewards = dict(judged.rewards)
+        if cover.vector is not None:
+            rewards["preference"] = float(loaded.judge.prefer([cover.vector], [judged.embedding])[0, 0])
         sidecar = Sidecar(
             cover_id=cover.cover_id,
             item_id=item.item_id,
@@ -366,7 +369,7 @@ class Worker:
             sha256=sha256(data),
             bytes=len(data),
             inputs=cover.inputs,
-            rewards={name: round(value, 6) for name, value in judged.rewards.items()},
+            rewards={name: round(value, 6) for name, value in rewards.items()},
             embedding=judged.embedding,
             space=loaded.release.parts["space"],
             release=loaded.number,
