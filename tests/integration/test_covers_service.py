@@ -1,5 +1,6 @@
 """The covers service over real (embedded) servers, one process for this file: what each event comes to."""
 
+import csv
 import io
 import json
 import shutil
@@ -7,7 +8,7 @@ import socket
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from tests.zygote import Child, Zygote
 from workers.covers.inflight import parse, record_key
 from workers.embedded import Embedded
 from workers.events import ItemPublish, ItemRefresh, Outcome
+from workers.publishing import publish_entries, read_file
 from workers.records import (
     RELEASE_KEY,
     Release,
@@ -31,6 +33,8 @@ from workers.records import (
     sidecar_key,
 )
 from workers.settings import Covers, Feast, References
+
+BOOKS = Path(__file__).resolve().parents[3] / "shared" / "data" / "standard_ebooks"
 
 # As small as the real classes go: 50 ms a cover on one core.
 SMALL = Covers(steps=2, width=32, height=32, slots=4, threads=1, batch_items=4)
@@ -134,6 +138,42 @@ def test_an_item_gets_a_cover_for_every_segment(world: World, covers: Child) -> 
         assert list(row["segment_ids"]) == list(SEGMENTS)
         assert list(row["cover_ids"]) == [by["default"].cover_id for by in manifest.covers.values()]
     assert world.dead == {}
+
+
+@pytest.mark.skipif(not BOOKS.is_dir(), reason="the shared data set is not here")
+def test_real_books_with_their_real_artwork_get_covers(
+    world: World, covers: Child, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """41 books of Standard Ebooks, title and artwork, from a platform's file to covers for every segment."""
+    with (BOOKS / "meta.csv").open(encoding="utf-8", newline="") as file:
+        books = {book["file"].removesuffix(".webp"): book for book in csv.DictReader(file)}
+    rows = [
+        {"item_id": item_id, "item_version": 1, "title": book["title"], "reference_image": book["file"]}
+        for item_id, book in books.items()
+    ]
+    (tmp_path / "books.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    entries = read_file(world.settings, tmp_path / "books.jsonl", images=BOOKS).entries
+    before = set(world.ready)
+    assert publish_entries(world.settings, entries) == len(books) == 41
+
+    def outcomes() -> dict[str, Outcome]:
+        world.look(0.2)
+        covers.check()
+        events = (event for source, many in world.ready.items() if source not in before for event in many)
+        return {event.item_id: event.outcome for event in events}
+
+    until(lambda: len(outcomes()) == len(books), 150)
+    assert set(outcomes().values()) == {Outcome.DRAWN}
+    relevance = []
+    for item_id in books:
+        manifest = world.manifest(item_id)
+        assert manifest is not None
+        assert set(manifest.covers) == set(SEGMENTS)
+        assert manifest.reference_sha256 == sha256((BOOKS / books[item_id]["file"]).read_bytes())
+        relevance += [by["default"].rewards["relevance"] for by in manifest.covers.values()]
+    record_property("covers", len(relevance))
+    record_property("mean_relevance", float(np.mean(relevance)))
+    print(f"41 real books: {len(relevance)} covers, mean relevance {np.mean(relevance):.3f} (untrained weights)")
 
 
 def test_each_kind_of_bad_input_is_a_dead_letter_and_its_neighbours_get_covers(world: World, covers: Child) -> None:
