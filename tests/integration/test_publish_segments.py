@@ -29,8 +29,8 @@ DIMENSION = 64
 
 
 @pytest.fixture
-def settings(kafka: Kafka, s3: S3, store: ObjectStore, feast_repo: Feast, tmp_path: Path) -> Settings:
-    return Settings(kafka=kafka, s3=s3, feast=feast_repo, cache=tmp_path / "cache")
+def settings(own_kafka: Kafka, s3: S3, store: ObjectStore, feast_repo: Feast, tmp_path: Path) -> Settings:
+    return Settings(kafka=own_kafka, s3=s3, feast=feast_repo, cache=tmp_path / "cache")
 
 
 @pytest.fixture
