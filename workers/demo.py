@@ -96,6 +96,7 @@ class Demo:
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             console=self._console,
+            disable=not self._console.is_terminal,
         )
 
     def run(self, *, stay: bool, json_file: Path | None = None) -> Result:
@@ -215,6 +216,7 @@ class Demo:
         ours = {name: value for name, value in variables.items() if name.startswith("ICG_")}
         ours["COVERS_API"] = f"http://127.0.0.1:{self._port}"
         lines = [f"export {name}={shlex.quote(value)}" for name, value in sorted(ours.items())]
+        lines.append(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH")
         (self._folder / "env").write_text("\n".join(lines) + "\n")
 
     def _release(self, releases: Releases, model: ModelBuild, step: Callable[[int], None]) -> Release:
@@ -266,8 +268,11 @@ class Demo:
     def _stage(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
         """A progress bar; the block moves it by calling what it gets with how much is done."""
         task = self._progress.add_task(name, total=total)
+        began = time.monotonic()
         yield lambda done: self._progress.update(task, completed=done)
         self._progress.update(task, completed=total)
+        if not self._console.is_terminal:  # a log file gets a line a stage
+            self._console.print(f"✓ {name}: {total} in {time.monotonic() - began:.0f} s")
 
     def _wait(self, services: Supervisor, name: str, total: int, done: Callable[[], int]) -> None:
         """Until `done()` reaches `total`, for as long as all services run."""
@@ -283,8 +288,8 @@ class Demo:
             "items": f"{result.items}",
             "covers": f"{result.covers}",
             "covers/s": f"{result.covers_per_second:.1f}",
-            "first cover after": f"{result.first_cover_seconds:.1f} s",
-            "publish to ready, p50 / p95": (
+            "first cover after the cold start": f"{result.first_cover_seconds:.1f} s",
+            "all published at once; ready p50 / p95": (
                 f"{result.publish_to_ready_p50_seconds:.1f} / {result.publish_to_ready_p95_seconds:.1f} s"
             ),
             "fetch of a page of 12, p50 / p95": f"{result.fetch_p50_ms:.0f} / {result.fetch_p95_ms:.0f} ms",
@@ -300,9 +305,12 @@ class Demo:
 
     def _stay(self, embedded: Embedded, services: Supervisor) -> None:
         self._console.print(
-            f"Gallery: [bold]http://127.0.0.1:{self._port}/[/]  API: http://127.0.0.1:{self._port}/docs\n"
-            f"In another terminal: [bold]source {self._folder / 'env'}[/]  Logs: {self._folder / 'logs'}\n"
-            "Ctrl-C ends everything."
+            f"Gallery: [bold]http://127.0.0.1:{self._port}/[/]\n"
+            f"API: http://127.0.0.1:{self._port}/openapi.json\n"
+            f"Logs: {self._folder / 'logs'}\n"
+            f"In another terminal: [bold]source {self._folder / 'env'}[/]\n"
+            "Ctrl-C ends everything.",
+            soft_wrap=True,
         )
         try:
             while True:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
-from workers.exceptions import BadPart
+from workers.exceptions import BadPart, UserError
+from workers.records import Part
 
 if TYPE_CHECKING:
     from workers.records import Release
@@ -31,8 +32,6 @@ def list_releases(last: Annotated[int, typer.Option(min=1, help="How many, newes
     """Releases, newest first; a star marks a revision that the release before it did not have."""
     from rich.console import Console
     from rich.table import Table
-
-    from workers.exceptions import UserError
 
     releases = _releases()
     current = releases.current()
@@ -62,7 +61,11 @@ def _before(releases: Releases, number: int, most: int) -> list[Release]:
 @app.command()
 def card(part: str, revision: Annotated[str, typer.Argument(help="All 64 digits, or the first few.")]) -> None:
     """The model card of one revision as JSON."""
-    typer.echo(_releases().card(part, revision).model_dump_json(indent=2, exclude_none=True))  # type: ignore[arg-type]
+    if part not in get_args(Part):
+        raise UserError(f"{part!r} is no part; there are {', '.join(get_args(Part))}")
+    known = cast(Part, part)
+    releases = _releases()
+    typer.echo(releases.card(known, releases.find(known, revision)).model_dump_json(indent=2, exclude_none=True))
 
 
 @app.command()

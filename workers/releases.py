@@ -150,6 +150,20 @@ class Releases:
         except (OSError, ValidationError) as error:
             raise BadPart(f"segments {release.parts['segments'][:12]}: {error}") from None
 
+    def find(self, part: Part, start: str) -> str:
+        """The one revision of a part that begins so.
+
+        Raises:
+            BadPart: none does, or several do.
+        """
+        keys = self._store.list(f"models/{part}/{start}")
+        found = {key.split("/")[2] for key in keys if key.endswith(f"/{CARD}")}
+        if len(found) != 1:
+            raise BadPart(
+                f"{part}: {len(found) or 'no'} revision{'s begin' if len(found) > 1 else ' begins'} with {start!r}"
+            )
+        return found.pop()
+
     def card(self, part: Part, revision: str) -> ModelCard:
         """The card of a revision.
 

@@ -304,3 +304,14 @@ def test_a_follower_waits_for_a_broker_that_is_not_there(objects: ObjectStore, t
     follower.start()
     until(lambda: told == [1])
     follower.stop()
+
+
+def test_a_revision_is_found_by_its_first_digits(releases: Releases) -> None:
+    revision = releases.put_part("base", {"a.json": b"{}"})
+    other = releases.put_part("base", {"a.json": b"[]"})
+    assert releases.find("base", revision) == releases.find("base", revision[:8]) == revision
+    assert other != revision
+    with pytest.raises(BadPart, match="no revision begins with 'zz'"):
+        releases.find("base", "zz")
+    with pytest.raises(BadPart, match="2 revisions begin with ''"):
+        releases.find("base", "")

@@ -33,7 +33,7 @@ def show(rows: list[dict[str, Any]], form: Format, columns: list[str] | None = N
     table = Table(*names) if names else Table()
     for row in rows:
         table.add_row(*(_brief(row[name]) for name in names))
-    return _rendered(table) + ("" if rows else "no rows")
+    return _rendered(table) if rows else "no rows"
 
 
 def show_one(record: dict[str, Any], form: Format) -> str:
