@@ -72,7 +72,7 @@ def demo(
     folder: Annotated[Path, typer.Option(help="Where servers keep data and logs; emptied at the start.")] = Path(
         "demo"
     ),
-    pages: Annotated[int, typer.Option(min=1, help="How many pages the simulated readers read.")] = 1500,
+    pages: Annotated[int, typer.Option(min=300, help="How many pages the simulated readers read.")] = 1500,
 ) -> None:
     """The whole loop on this machine: broker, S3, Feast, four services, a catalogue, simulated readers."""
     from workers.demo import Demo
