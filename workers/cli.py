@@ -58,6 +58,7 @@ def init(
         raise typer.BadParameter(f"{kind!r} is unknown; there is `tiny`")
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise typer.BadParameter(f"{directory} is there already and is not an empty folder")
+    directory.mkdir(parents=True, exist_ok=True)
     from icg import init_tiny
 
     init_tiny(directory, seed=seed)
@@ -68,7 +69,7 @@ def init(
 def demo(
     exit_: Annotated[bool, typer.Option("--exit", help="End after the table.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the table's numbers there.")] = None,
-    port: Annotated[int, typer.Option(help="Of the api and its gallery.")] = 8080,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Of the api and its gallery.")] = 8080,
     folder: Annotated[Path, typer.Option(help="Where servers keep data and logs; emptied at the start.")] = Path(
         "demo"
     ),
@@ -158,6 +159,9 @@ def _status() -> int:
     except UserError as error:
         typer.echo(f"icg: {error}", err=True)
         return error.status
+    except (OSError, UnicodeDecodeError) as error:
+        typer.echo(f"icg: {error}", err=True)
+        return 1
     except (Fault, BadPart, EmbeddedError, MessageTooLarge, OffsetLost) as error:
         typer.echo(f"icg: {error}", err=True)
         return 1

@@ -103,7 +103,7 @@ class ItemPublish(Event):
     topic: ClassVar[str] = "item-publish"
 
     item_id: Id
-    item_version: int = Field(ge=1, lt=2**63, description="Grows with each change of the item.")
+    item_version: int = Field(ge=1, lt=2**63, strict=True, description="Grows with each change of the item.")
     action: Literal["publish", "retract"] = "publish"
     title: Title | None = None
     reference_image: Address | None = Field(None, description="s3:// or https:// address of the item's own picture.")
@@ -127,9 +127,13 @@ class ItemRefresh(Event):
 
     item_id: Id
     item_version: int | None = Field(None, ge=1, lt=2**63, description="Only this version; any version when absent.")
-    segments: tuple[Id, ...] | None = Field(None, description="Which segments; all of the release when absent.")
+    segments: tuple[Id, ...] | None = Field(
+        None, max_length=1000, description="Which segments; all of the release when absent."
+    )
     reason: Annotated[str, StringConstraints(max_length=256)] = "asked"
-    release: int | None = Field(None, ge=1, description="The release wanted; a worker with an older one waits for it.")
+    release: int | None = Field(
+        None, ge=1, lt=2**63, description="The release wanted; a worker with an older one waits for it."
+    )
     priority: int = Field(0, ge=0, le=9)
 
     def key(self) -> str:

@@ -24,6 +24,7 @@ from PIL import Image
 from icg.evaluation.attributes import NAMES, attributes
 from icg.evaluation.people import Floats, Population, Standardiser
 from workers.events import BehaviorKind, UserBehavior
+from workers.exceptions import UserError
 from workers.messaging import Producer
 
 POSITION_DISCOUNT = 0.85
@@ -98,7 +99,10 @@ class Audience:
         """
         import pyarrow.parquet as parquet
 
-        table = parquet.read_table(users, columns=["user_id", "embedding"])
+        try:
+            table = parquet.read_table(users, columns=["user_id", "embedding"])
+        except ValueError as error:  # pyarrow's errors are ValueErrors
+            raise UserError(f"{users} is no Parquet file of users: {error}") from None
         topics = sorted({item.get("category") or "" for item in items})
         embeddings = np.stack(table["embedding"].to_numpy(zero_copy_only=False))
         people = Population.drawn(len(embeddings), len(topics), seed, embeddings=embeddings)

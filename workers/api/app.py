@@ -55,6 +55,7 @@ def create_app(
         summary="Cover images for every audience segment.",
         description=ABOUT,
         lifespan=lifespan,
+        redirect_slashes=False,  # the redirect would go to whatever host the request names
         # Their pages load scripts from a CDN. /openapi.json is what tools read.
         docs_url=None,
         redoc_url=None,

@@ -66,7 +66,8 @@ def run(settings: Settings, stop: threading.Event) -> int:
         why = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be had: {error.strerror}"
         print(f"icg: the api's address {host}:{port} {why}; choose another with ICG_API_PORT", file=sys.stderr)
         return 2
-    store = ObjectStore(settings.s3)
+    # A reader waits for milliseconds: a store that hangs is a 503 after two seconds.
+    store = ObjectStore(settings.s3, timeout=2, attempts=1)
     # Short of patience: what was switched off while S3 hung must act within 10 s of its return.
     switches = SwitchWatcher(ObjectStore(settings.s3, timeout=2, attempts=1))
     try:

@@ -139,7 +139,10 @@ class Fetcher:
                     if response.status != 200:
                         raise BadEvent(f"reference image: {host} answers with status {response.status}")
                     return self._body(response.iter_stream())
-            except httpcore.UnsupportedProtocol:
+            except BadEvent:
+                raise
+            # httpcore raises TypeError and ValueError for addresses that it cannot put on the wire.
+            except (httpcore.UnsupportedProtocol, TypeError, ValueError):
                 raise BadEvent("reference image: the address is not a valid https address") from None
             except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, OSError) as error:
                 if isinstance(error.__cause__ or error.__context__, ssl.SSLCertVerificationError):
@@ -148,13 +151,17 @@ class Fetcher:
         raise BadEvent(f"reference image: more than {_REDIRECTS} redirects")
 
     def _checked_host(self, address: str) -> tuple[str, int]:
+        if not address.isascii():
+            raise BadEvent("reference image: the address is not ASCII; write it in punycode and percent-encoded")
         try:
             parts = urlsplit(address)
             host, port = parts.hostname, parts.port or 443
         except ValueError:
             raise BadEvent("reference image: the address is not a valid https address") from None
-        if parts.scheme != "https" or not host:
+        if parts.scheme != "https":
             raise BadEvent(f"reference image: only https may be asked, not {parts.scheme or 'nothing'}")
+        if not host:
+            raise BadEvent("reference image: the address names no host")
         if parts.username is not None:
             raise BadEvent("reference image: an address may carry no user name")
         if self._settings.allowed_hosts and host not in self._settings.allowed_hosts:

@@ -137,6 +137,24 @@ def test_private_addresses_are_refused_however_they_are_spelled(address: str) ->
         Fetcher(LIMITS, NOWHERE).fetch(address)
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://①②.com/",
+        "https://127。0。0。1/",
+        "https://example.org/é.png",
+        "https:///x",
+        "https://example.org:99999/x",
+        "https://exa\x00mple.org/x",
+        "https://[v1.x]/x",
+    ],
+)
+def test_an_address_that_cannot_be_asked_is_a_bad_event(address: str) -> None:
+    # Of the first kind one was retried for ever: httpcore's TypeError was no fault of the event's.
+    with pytest.raises(BadEvent, match="reference image: "):
+        Fetcher(LIMITS, NOWHERE).fetch(address)
+
+
 class Web:
     """A TLS server on this machine; `answer` decides what it says."""
 
