@@ -108,9 +108,10 @@ def test_a_paused_server_stands_still_and_goes_on(tmp_path: Path) -> None:
 
 SUPERVISOR = textwrap.dedent(
     """
-    import sys, time
+    import signal, sys, time
     from pathlib import Path
     from workers.embedded import Embedded
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell inherits that it is ignored
     servers = Embedded(Path(sys.argv[1]), parts=("kafka", "s3"))
     print(*(server.pid for server in servers._servers.values()), flush=True)
     time.sleep(600)
@@ -145,7 +146,7 @@ def test_ctrl_c_at_the_terminal_does_not_reach_them(tmp_path: Path) -> None:
     time.sleep(0.3)
     assert all(alive(pid) for pid in pids)
     os.killpg(process.pid, signal.SIGINT)
-    process.wait()
+    process.wait(30)
     until(lambda: not any(alive(pid) for pid in pids))
 
 
