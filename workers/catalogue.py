@@ -182,8 +182,12 @@ def _csv_rows(reader: Any) -> Iterator[tuple[int, dict[str, Any] | _Bad]]:
         elif len(cells) > len(header):
             yield number, _Bad(f"{len(cells)} cells under {len(header)} columns")
         elif any(cells):
-            # An empty cell is an absent field.
-            yield number, {name: cell for name, cell in zip(header, cells, strict=False) if cell.strip()}
+            # An empty cell is an absent field. CSV knows no numbers, and the event's version is one.
+            values: dict[str, Any] = {name: cell for name, cell in zip(header, cells, strict=False) if cell.strip()}
+            version = values.get("item_version", "").strip()
+            if version.isdecimal() and len(version) < 20:
+                values["item_version"] = int(version)
+            yield number, values
 
 
 def _picture(values: dict[str, Any], images: Path, most_bytes: int, known: dict[str, Picture]) -> Picture | None:
