@@ -128,7 +128,7 @@ def main() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
     # Not by the interpreter's own end: threads of native libraries are still there (deltalake, DuckDB, librdkafka), and
-    # once in some hundred runs under load one of them crashed it after a complete answer: status 139 for a success.
+    # seen once, under load, one of them crashed it after a complete answer: status 139 for a success.
     os._exit(status)
 
 
