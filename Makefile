@@ -21,9 +21,9 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lock:  ## After a change of dependencies.
+lock:  ## After a change of dependencies; UPGRADE=--upgrade takes the newest of all the others, too.
 	uv pip compile pyproject.toml --universal --extra dev --generate-hashes --python-version 3.11 \
-	    --no-emit-index-url --no-emit-find-links --no-header --upgrade -o requirements.lock
+	    --no-emit-index-url --no-emit-find-links --no-header $(UPGRADE) -o requirements.lock
 
 $(STAMP): requirements.lock pyproject.toml infra/install.sh
 	@infra/install.sh $(PYTHON) $(VENV) "$(TORCH_BACKEND)"

@@ -65,10 +65,13 @@ class MLLM:
                 directory, local_files_only=True, use_safetensors=True, dtype=dtype
             )
             try:
-                processor = AutoProcessor.from_pretrained(directory, local_files_only=True)
+                # Pillow with torchvision and without: the two resize differently, and other pixels are other covers.
+                processor = AutoProcessor.from_pretrained(directory, local_files_only=True, backend="pil")
             except ImportError as error:
                 # Most processors want torchvision for videos, whoever shows them one.
                 raise Unsupported(f"the processor of {type(model).__name__} wants more: {error}") from None
+        # The tokenizer is handed that word, too, and would save it as its own backend.
+        processor.tokenizer.backend = processor.tokenizer.init_kwargs["backend"] = "tokenizers"
         return cls(model.to(device), processor)
 
     def save_pretrained(self, directory: str | Path) -> None:

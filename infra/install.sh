@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes a virtual environment from requirements.lock: infra/install.sh PYTHON VENV [TORCH_BACKEND]
-# TORCH_BACKEND (cpu, cu126, …) takes torch from PyTorch's own index, as `uv pip install --torch-backend` does; the lock
-# cannot hold the hashes of those builds, so torch and its CUDA packages are then taken out of it.
+# TORCH_BACKEND (cpu, cu126, …) takes torch and torchvision from PyTorch's own index, as `uv pip install --torch-backend`
+# does; the lock cannot hold the hashes of those builds, so both and torch's CUDA packages are then taken out of it.
 set -euo pipefail
 python=$1 venv=$2 backend=${3:-}
 cd "$(dirname "$0")/.."
@@ -21,7 +21,8 @@ echo "Installing $(grep -c '==' "$lock") packages into $venv (about 6 GB with th
 if [ -n "$backend" ]; then
     lock="$venv/requirements.$backend.lock"
     "$python" infra/without_torch.py requirements.lock >"$lock"
-    "${install[@]}" --torch-backend "$backend" "$(grep -om1 '^torch==[0-9.]*' requirements.lock)"
+    read -ra torch < <("$python" infra/without_torch.py requirements.lock --names)
+    "${install[@]}" --torch-backend "$backend" "${torch[@]}"
     "${install[@]}" --compile-bytecode --no-deps --require-hashes -r "$lock"
 else
     "${install[@]}" --compile-bytecode --require-hashes -r "$lock"

@@ -1,10 +1,14 @@
-"""Print a lock file without torch and what only its CUDA build needs: `without_torch.py requirements.lock`."""
+"""Print a lock file without torch, torchvision and what their CUDA builds need: `without_torch.py requirements.lock`.
+
+With `--names` print those two as the lock pins them, `torch==… torchvision==…`.
+"""
 
 import re
 import sys
 from pathlib import Path
 
-CUDA_ONLY = re.compile(r"^(torch|triton|nvidia-[a-z0-9-]+|cuda-[a-z0-9-]+)==")
+BUILT_FOR_A_DEVICE = re.compile(r"^(torch|torchvision)==[0-9.]+", re.MULTILINE)
+CUDA_ONLY = re.compile(r"^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z0-9-]+)==")
 
 
 def without_torch(lock: str) -> str:
@@ -20,4 +24,8 @@ def without_torch(lock: str) -> str:
 
 
 if __name__ == "__main__":
-    print(without_torch(Path(sys.argv[1]).read_text()), end="")
+    text = Path(sys.argv[1]).read_text()
+    if "--names" in sys.argv[2:]:
+        print(*(found[0] for found in BUILT_FOR_A_DEVICE.finditer(text)))
+    else:
+        print(without_torch(text), end="")

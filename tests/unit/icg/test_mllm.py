@@ -105,3 +105,13 @@ def test_saved_and_loaded_reads_the_same(mllm, meta, picture, tmp_path):
     loaded = MLLM.from_pretrained(tmp_path)
     item = Item("a lantern", picture)
     assert torch.equal(loaded.read([item], meta), mllm.read([item], meta))
+
+
+def test_pictures_are_read_by_pillow_with_torchvision_and_without(mllm, tmp_path):
+    mllm.save_pretrained(tmp_path / "once")
+    loaded = MLLM.from_pretrained(tmp_path / "once")
+    assert type(loaded.processor.image_processor).__name__.endswith("Pil")
+    loaded.save_pretrained(tmp_path / "twice")
+    kept = [(tmp_path / folder / "tokenizer_config.json").read_text() for folder in ("once", "twice")]
+    assert '"backend": "tokenizers"' in kept[1]
+    assert '"backend": "tokenizers"' in kept[0]

@@ -132,7 +132,6 @@ def idefics3(tokenizer) -> tuple[Any, Any]:
 
 
 def smolvlm(tokenizer) -> tuple[Any, Any]:
-    pytest.importorskip("num2words")
     words = _idefics_tokenizer(tokenizer)
     config = tf.SmolVLMConfig(
         vision_config=VISION,
@@ -201,8 +200,6 @@ BUILDERS = (qwen2_5_vl, qwen3_vl, llava_onevision, idefics3, smolvlm, internvl, 
 
 @pytest.fixture(scope="module", params=BUILDERS, ids=lambda build: build.__name__)
 def reader(request: pytest.FixtureRequest, make_tokenizer: Callable[..., Any]) -> MLLM:
-    if request.param is not gemma3:
-        pytest.importorskip("torchvision")
     torch.manual_seed(0)
     return MLLM(*request.param(make_tokenizer))
 
