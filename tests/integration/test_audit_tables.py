@@ -96,25 +96,39 @@ def test_two_workers_that_both_think_they_own_a_partition(s3: S3, store: ObjectS
 
 
 def test_a_bad_message_is_a_row_and_stops_nothing(s3: S3, store: ObjectStore) -> None:
-    good = publishes(0, 0, 3)
+    stamp = int(NOON.timestamp() * 1000)
     secret = b'{"title": "no id", "note": "s3cr3t"}'
-    bad = Message("item-publish", 0, 3, b"k", secret, {}, good[0].timestamp_ms)
     huge = json.dumps({"item_id": "i", "segments": ["s"], "release": 2**80, "time": NOON.isoformat()}).encode()
-    refresh = Message("item-refresh", 0, 0, b"i", huge, {}, good[0].timestamp_ms)
+    # The schema sets no upper bound to a cover-ready's generation; its column does.
+    ended = {"item_id": "i1", "item_version": 1, "action": "ready", "outcome": "drawn", "release": 1}
+    source = {"topic": "item-publish", "partition": 0, "offset": 0}
+    overflow = json.dumps({**ended, "source": source, "generation": 2**80, "time": NOON.isoformat()}).encode()
+    fits = json.dumps({**ended, "source": source, "generation": 2, "time": NOON.isoformat()}).encode()
+    messages = [
+        *publishes(0, 0, 3),
+        Message("item-publish", 0, 3, b"k", secret, {}, stamp),
+        *publishes(0, 4, 2),
+        Message("item-refresh", 0, 0, b"i", huge, {}, stamp),
+        Message("cover-ready", 0, 0, b"i1", overflow, {}, stamp),
+        Message("cover-ready", 0, 1, b"i1", fits, {}, stamp),
+    ]
     for _ in range(2):  # the second time is a replay
         audit = sink(s3)
-        audit.take([*good, bad, refresh, *publishes(0, 4, 2)])
+        audit.take(messages)
         audit.flush()
     assert offsets(s3) == [(0, n) for n in (0, 1, 2, 4, 5)]
+    assert offsets(s3, "cover-ready") == [(0, 1)]
     table = open_table(s3, "unreadable")
     assert table is not None
     rows = sorted(table.to_pyarrow_table().to_pylist(), key=lambda row: row["topic"])
     assert [(row["topic"], row["kafka_offset"], row["bytes"]) for row in rows] == [
+        ("cover-ready", 0, len(overflow)),
         ("item-publish", 3, len(secret)),
         ("item-refresh", 0, len(huge)),
     ]
-    assert "item_id" in rows[0]["reason"]
-    assert "column" in rows[1]["reason"]
+    assert "column" in rows[0]["reason"]
+    assert "item_id" in rows[1]["reason"]
+    assert "release" in rows[2]["reason"]
 
 
 def test_a_topic_that_was_made_anew_is_not_taken_for_a_replay(s3: S3, store: ObjectStore) -> None:

@@ -23,7 +23,7 @@ TOPICS: tuple[str, ...] = tuple(layout.topic for layout in LAYOUTS)
 Partition = tuple[str, int]
 
 _DOES_NOT_FIT = (pa.ArrowException, OverflowError, UnicodeError, ValueError)
-"""What building a column raises for a value that its type cannot hold; pydantic's integers have no upper bound."""
+"""What building a column raises for a value that its type cannot hold, as an integer that the schema does not bound."""
 
 
 class Sink:
