@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from icg.tiny.data import Pictures, load
-from icg.tiny.loop import Run, fit, stage_parser
 from icg.tiny.pixels import psnr, save_sheet, to_pixels, to_tensor
+from icg.tiny.stage import stage_parser
+from icg.training import Batch, Run, Task, fit
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,15 @@ def build(config: AutoencoderConfig, size: int = 64) -> AutoencoderKL:
     )
 
 
-def loss(model: AutoencoderKL, images: Tensor, config: AutoencoderConfig, generator: torch.Generator) -> Tensor:
-    """`picture_error` of the round trip and a tiny KL; `images` [n, 3, height, width] in [-1, 1]."""
+def loss(model: AutoencoderKL, images: Tensor, noise: Tensor, config: AutoencoderConfig) -> Tensor:
+    """`picture_error` of the round trip and a tiny KL.
+
+    Args:
+        images: [n, 3, height, width] in [-1, 1].
+        noise: [n, latent channels, height/8, width/8], normal: the posterior's sample.
+    """
     posterior = model.encode(images).latent_dist
-    decoded = model.decode(posterior.sample(generator)).sample
+    decoded = model.decode(posterior.mean + posterior.std * noise).sample
     error = picture_error(decoded, images, config.background, config.edges, config.colour)
     # diffusers sums the KL over a picture's latents.
     kl: Tensor = posterior.kl().mean() / posterior.mean[0].numel()
@@ -140,10 +146,16 @@ def train(config: AutoencoderConfig, run: Run, pictures: Pictures, held_out: Pic
     pixels = torch.from_numpy(pictures.pixels)
     judged = torch.from_numpy(held_out.pixels)
 
-    def step_loss(model: AutoencoderKL, generator: torch.Generator) -> Tensor:
+    side = pixels.shape[1] // 2 ** (len(config.channels) - 1)
+
+    def draw(generator: torch.Generator) -> Batch:
         rows = torch.randint(0, len(pixels), (run.batch,), generator=generator)
         images = recolour(augment(to_tensor(pixels[rows]), generator), config.recolour, generator)
-        return loss(model, images.to(run.device), config, generator)
+        noise = torch.randn(run.batch, config.latent_channels, side, side, generator=generator)
+        return {"images": images, "noise": noise}
+
+    def step_loss(model: AutoencoderKL, batch: Batch) -> dict[str, Tensor]:
+        return {"loss": loss(model, batch["images"], batch["noise"], config)}
 
     def observe(model: AutoencoderKL, step: int) -> dict[str, float]:
         decoded = round_trip(model, judged, run.device)
@@ -154,9 +166,8 @@ def train(config: AutoencoderConfig, run: Run, pictures: Pictures, held_out: Pic
         pooled = (decoded.clamp(-1, 1) - originals).square().mean() / 4
         return {"psnr": psnr(decoded, originals).mean().item(), "psnr_pooled": (-10 * pooled.log10()).item()}
 
-    average = fit(
-        model, step_loss, observe, run, signature=f"{config.channels} {config.latent_channels} {config.norm_groups}"
-    )
+    signature = f"{config.channels} {config.latent_channels} {config.norm_groups}"
+    average = fit(model, Task(draw, step_loss, observe), run, signature)
     fold(average, encode(average, pixels, run.device))
     average.save_pretrained(run.folder / "model")
     return average

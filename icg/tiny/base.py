@@ -18,8 +18,9 @@ from icg.tiny.autoencoder import encode
 from icg.tiny.caption_states import CaptionStates, cached_states
 from icg.tiny.data import Pictures, load, mirrorable
 from icg.tiny.files import CACHE, fingerprint
-from icg.tiny.loop import Run, fit, stage_parser
 from icg.tiny.pixels import save_sheet, to_pixels
+from icg.tiny.stage import stage_parser
+from icg.training import Batch, Run, Task, fit
 
 
 @dataclass(frozen=True)
@@ -84,15 +85,19 @@ def build_pipeline(
     )
 
 
-def loss(
-    unet: UNet2DConditionModel, latents: Tensor, states: Tensor, scheduler: DDIMScheduler, generator: torch.Generator
-) -> Tensor:
-    """Mean squared error of v at uniform times, for latents [n, channels, side, side] and states [n, tokens, WIDTH]."""
-    n = len(latents)
-    noise = torch.randn(latents.shape, generator=generator).to(latents.device)
-    times = torch.randint(0, scheduler.config.num_train_timesteps, (n,), generator=generator).to(latents.device)
+def noised(latents: Tensor, states: Tensor, scheduler: DDIMScheduler, generator: torch.Generator) -> Batch:
+    """What `loss` takes for latents [n, channels, side, side] and states [n, tokens, WIDTH]: noise, uniform times."""
+    times = torch.randint(0, scheduler.config.num_train_timesteps, (len(latents),), generator=generator)
+    noise = torch.randn(latents.shape, generator=generator)
+    return {"latents": latents, "states": states, "noise": noise, "times": times}
+
+
+def loss(unet: UNet2DConditionModel, scheduler: DDIMScheduler, batch: Batch) -> Tensor:
+    """Mean squared error of v."""
+    latents, noise, times = batch["latents"], batch["noise"], batch["times"]
     noisy = scheduler.add_noise(latents, noise, times)
-    return functional.mse_loss(unet(noisy, times, states).sample.float(), scheduler.get_velocity(latents, noise, times))
+    predicted = unet(noisy, times, batch["states"]).sample.float()
+    return functional.mse_loss(predicted, scheduler.get_velocity(latents, noise, times))
 
 
 @torch.no_grad()
@@ -142,18 +147,22 @@ def train(
     unseen_titles = [str(title) for title in held_out.titles]
     shown = _spread(pictures, config.sheet_titles) + _spread(held_out, config.sheet_titles)
 
-    def step_loss(model: UNet2DConditionModel, generator: torch.Generator) -> Tensor:
+    def draw_rows(generator: torch.Generator) -> Batch:
         rows = torch.randint(0, len(pixels), (run.batch,), generator=generator)
         mirrored = turned[rows] & (torch.rand(run.batch, generator=generator) < 0.5)
         states = captions.draw(rows, generator, config.drop)
-        return loss(model, latents[mirrored.long(), rows].to(run.device), states.to(run.device), scheduler, generator)
+        return noised(latents[mirrored.long(), rows], states, scheduler, generator)
+
+    def step_loss(model: UNet2DConditionModel, batch: Batch) -> dict[str, Tensor]:
+        return {"loss": loss(model, scheduler, batch)}
 
     @torch.no_grad()
     def observe(model: UNet2DConditionModel, step: int) -> dict[str, float]:
         losses = []
         for part in torch.split(torch.arange(len(unseen)), 128):
             states, _ = text.caption_states(encoder, tokenizer, [unseen_titles[row] for row in part.tolist()])
-            value = loss(model, unseen[part].to(run.device), states, scheduler, run.generator(int(part[0])))
+            batch = noised(unseen[part], states, scheduler, run.generator(int(part[0])))
+            value = loss(model, scheduler, {name: tensor.to(run.device) for name, tensor in batch.items()})
             losses.append(value.item() * len(part))
         pipeline = build_pipeline(model, autoencoder, encoder)
         drawn = draw(pipeline, [title for title in shown for _ in range(4)], 0, config.guidance, config.sheet_steps)
@@ -162,9 +171,8 @@ def train(
 
     run.folder.mkdir(parents=True, exist_ok=True)
     (run.folder / "titles.txt").write_text("\n".join(shown) + "\n")
-    average = fit(
-        unet, step_loss, observe, run, signature=f"{config.channels} {config.layers} {config.heads} {signature}"
-    )
+    signature = f"{config.channels} {config.layers} {config.heads} {signature}"
+    average = fit(unet, Task(draw_rows, step_loss, observe), run, signature)
     average.save_pretrained(run.folder / "model")
     return average
 

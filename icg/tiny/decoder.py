@@ -14,8 +14,9 @@ from torch import Tensor
 from icg.tiny.autoencoder import encode, picture_error, round_trip
 from icg.tiny.data import Pictures, load
 from icg.tiny.files import CACHE, fingerprint
-from icg.tiny.loop import Run, fit, stage_parser
 from icg.tiny.pixels import psnr, save_sheet, to_pixels, to_tensor
+from icg.tiny.stage import stage_parser
+from icg.training import Batch, Run, Task, fit
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,15 @@ def train(
     images = torch.cat([pixels, mirrored])
     latents = torch.cat([encode(autoencoder, pixels, run.device), encode(autoencoder, mirrored, run.device)])
 
-    def step_loss(model: AutoencoderKL, generator: torch.Generator) -> Tensor:
+    def draw(generator: torch.Generator) -> Batch:
         rows = torch.randint(0, len(images), (run.batch,), generator=generator)
         deviation = config.noise * torch.rand(run.batch, 1, 1, 1, generator=generator)
         off = latents[rows] + deviation * torch.randn(latents[rows].shape, generator=generator)
-        originals = to_tensor(images[rows]).to(run.device)
-        return picture_error(
-            model.decode(off.to(run.device)).sample, originals, config.background, config.edges, config.colour
-        )
+        return {"latents": off, "images": to_tensor(images[rows])}
+
+    def step_loss(model: AutoencoderKL, batch: Batch) -> dict[str, Tensor]:
+        decoded = model.decode(batch["latents"]).sample
+        return {"loss": picture_error(decoded, batch["images"], config.background, config.edges, config.colour)}
 
     def observe(model: AutoencoderKL, step: int) -> dict[str, float]:
         decoded, originals = round_trip(model, judged, run.device), to_tensor(judged)
@@ -66,7 +68,7 @@ def train(
         save_sheet(to_pixels(pairs), 10, run.folder / f"val-{step:06d}.png")
         return {"psnr": psnr(decoded, originals).mean().item()}
 
-    average = fit(autoencoder, step_loss, observe, run, signature=signature)
+    average = fit(autoencoder, Task(draw, step_loss, observe), run, signature)
     average.save_pretrained(run.folder / "model")
     return average
 

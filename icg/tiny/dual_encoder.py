@@ -25,9 +25,10 @@ from icg.tiny.caption_states import CaptionStates, cached_states
 from icg.tiny.captions import BARE, TEMPLATES
 from icg.tiny.data import Pictures, load
 from icg.tiny.files import CACHE, fingerprint
-from icg.tiny.loop import Run, fit, stage_parser
 from icg.tiny.pixels import to_pixels, to_tensor
+from icg.tiny.stage import stage_parser
 from icg.tiny.vision import image_processor, vision_config
+from icg.training import Batch, Run, Task, fit
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def train(
     new_titles, new_title = np.unique(held_out.titles, return_inverse=True)
     new_states, _ = text.caption_states(encoder, tokenizer, [str(title) for title in new_titles])
 
-    def step_loss(model: VisionTextDualEncoderModel, generator: torch.Generator) -> Tensor:
+    def draw(generator: torch.Generator) -> Batch:
         # One picture a title: the others of the batch are the wrong answers.
         titles = torch.randperm(len(rows_of), generator=generator)[: run.batch]
         chance = torch.rand(3, len(titles), generator=generator)
@@ -135,7 +136,10 @@ def train(
         images = augment(to_tensor(seen_as[(chance[1] < 0.5).long(), rows]), generator)
         template = torch.randint(1, len(TEMPLATES), (len(titles),), generator=generator)
         template[chance[2] < BARE] = 0
-        return loss(model, images.to(run.device), first_tokens[titles, template].to(run.device))
+        return {"images": images, "states": first_tokens[titles, template]}
+
+    def step_loss(model: VisionTextDualEncoderModel, batch: Batch) -> dict[str, Tensor]:
+        return {"loss": loss(model, batch["images"], batch["states"])}
 
     @torch.no_grad()
     def observe(model: VisionTextDualEncoderModel, step: int) -> dict[str, float]:
@@ -144,7 +148,7 @@ def train(
         right = torch.from_numpy(new_title)
         return {"hit5": hits(cosines, right), "hit1": hits(cosines, right, 1), "chance5": 5 / len(new_titles)}
 
-    return fit(model, step_loss, observe, run, signature=f"{config.projection} {signature}")
+    return fit(model, Task(draw, step_loss, observe), run, f"{config.projection} {signature}")
 
 
 def main() -> None:

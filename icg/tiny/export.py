@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL
 from icg.tiny import mllm
 from icg.tiny.assemble import ship
 from icg.tiny.files import CACHE
-from icg.tiny.loop import ema_weights
+from icg.training import ema_weights
 
 
 def export(stages: Path, weights: Path) -> dict[str, int]:

@@ -7,10 +7,10 @@ from diffusers import AutoencoderKL
 from icg.tiny import text
 from icg.tiny.autoencoder import AutoencoderConfig, encode, fold
 from icg.tiny.autoencoder import build as build_autoencoder
-from icg.tiny.base import BaseConfig, build_pipeline, build_scheduler, build_unet, draw, loss, train
+from icg.tiny.base import BaseConfig, build_pipeline, build_scheduler, build_unet, draw, loss, noised, train
 from icg.tiny.caption_states import CaptionStates
 from icg.tiny.data import Pictures
-from icg.tiny.loop import Run
+from icg.training import Run
 
 TINY = BaseConfig(channels=(32, 32), sheet_titles=1, sheet_steps=2)
 
@@ -28,7 +28,8 @@ def test_every_parameter_gets_a_gradient() -> None:
     torch.manual_seed(0)
     unet = build_unet(TINY)
     latents, states = torch.randn(4, 16, 8, 8), torch.randn(4, 24, text.WIDTH)
-    loss(unet, latents, states, build_scheduler(), torch.Generator().manual_seed(0)).backward()
+    scheduler = build_scheduler()
+    loss(unet, scheduler, noised(latents, states, scheduler, torch.Generator().manual_seed(0))).backward()
     assert not [name for name, tensor in unet.named_parameters() if not tensor.grad.abs().sum() > 0]
 
 
@@ -51,11 +52,10 @@ def test_training_lowers_the_loss_and_writes_a_sheet(
     states = captions.plain[captions.title, 0].float().repeat(4, 1, 1)
     torch.manual_seed(run.seed)
     untrained = build_unet(TINY)
+    scheduler = build_scheduler()
+    batch = noised(latents, states, scheduler, torch.Generator().manual_seed(1))
     with torch.no_grad():
-        before, after = (
-            loss(model, latents, states, build_scheduler(), torch.Generator().manual_seed(1)).item()
-            for model in (untrained, unet)
-        )
+        before, after = (loss(model, scheduler, batch).item() for model in (untrained, unet))
     assert after < 0.9 * before
     assert (tmp_path / "sheet-000030.png").exists()
     assert len((tmp_path / "titles.txt").read_text().splitlines()) == 2

@@ -6,8 +6,8 @@ from diffusers import AutoencoderKL
 from icg.tiny.autoencoder import AutoencoderConfig, build, encode, fold, round_trip
 from icg.tiny.data import Pictures
 from icg.tiny.decoder import DecoderConfig, train
-from icg.tiny.loop import Run
 from icg.tiny.pixels import psnr, to_tensor
+from icg.training import Run
 
 
 def test_the_pictures_get_better_and_the_latents_stay(pictures: Pictures, tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from icg.tiny.autoencoder import build as build_autoencoder
 from icg.tiny.caption_states import CaptionStates
 from icg.tiny.data import Pictures
 from icg.tiny.dual_encoder import DualEncoderConfig, build, hits, loss, own_weights, processor, similarity, train, worn
-from icg.tiny.loop import Run
 from icg.tiny.pixels import to_tensor
+from icg.training import Run
 
 TINY = DualEncoderConfig(projection=16)
 
