@@ -23,6 +23,7 @@ from safetensors.numpy import load_file, save_file
 from icg.exceptions import BadWeights
 
 Array = NDArray[np.float32]
+Doubles = NDArray[np.float64]
 
 CONFIG = "config.json"
 WEIGHTS = "head.safetensors"
@@ -153,3 +154,55 @@ class Head:
         if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
             raise BadWeights("the preference head holds NaN or infinity")
         return cls(space, weight, bias)
+
+
+def estimate(head: Head, chosen: ArrayLike, rejected: ArrayLike, precision: float = 1.0) -> Array:
+    """A person's vector from their choices alone: nobody else's but through the head.
+
+        u = argmax Σ log σ(score(u, chosen) − score(u, rejected)) − precision / 2 · |u|²
+
+    The same pairwise logistic that the learner minimises, solved to the end.
+
+    Args:
+        head: the preference model in whose space the vector means something.
+        chosen: [n, d], embeddings of the chosen pictures.
+        rejected: [n, d], of the others.
+        precision: of the prior, one over the variance of each of the vector's numbers.
+
+    Returns:
+        [d]; zeros from no choices.
+    """
+    steps = np.asarray(chosen, np.float64) - np.asarray(rejected, np.float64)
+    if steps.ndim != 2 or steps.shape[1] != head.dimension:
+        raise ValueError(f"choices of shape {steps.shape}: [n, {head.dimension}] is wanted")
+    features, offset = steps @ head.weight.T.astype(np.float64), steps @ head.bias.astype(np.float64)
+    return logistic(features, offset, precision).astype(np.float32)
+
+
+def logistic(features: Doubles, offset: Doubles, precision: float, steps: int = 50) -> Doubles:
+    """argmin over u [d] of Σ −log σ(features u + offset) + precision / 2 · |u|², by Newton's method."""
+    if precision <= 0:
+        raise ValueError(f"precision is {precision}, more than 0 is wanted")
+    u = np.zeros(features.shape[1])
+    loss = _loss(features, offset, precision, u)
+    for _ in range(steps):
+        p = 0.5 * (1 + np.tanh((features @ u + offset) / 2))
+        gradient = precision * u - features.T @ (1 - p)
+        hessian = precision * np.eye(len(u)) + (features.T * (p * (1 - p))) @ features
+        move = np.linalg.solve(hessian, gradient)
+        # Far from the optimum Newton may overshoot; the problem is convex, so halving finds a decrease. Close to it
+        # rounding may let the loss stand still.
+        for _ in range(30):
+            nearer = _loss(features, offset, precision, u - move)
+            if nearer <= loss + 1e-9 * abs(loss):
+                break
+            move = move / 2
+        u = u - move
+        if np.abs(move).max() < 1e-7:
+            break
+        loss = nearer
+    return np.asarray(u)
+
+
+def _loss(features: Doubles, offset: Doubles, precision: float, u: Doubles) -> float:
+    return float(np.logaddexp(0, -(features @ u + offset)).sum() + precision / 2 * u @ u)

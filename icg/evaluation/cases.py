@@ -10,12 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from icg.evaluation.choices import estimate
 from icg.evaluation.contenders.base import Case, Reader, Vector
 from icg.evaluation.emoji import Gallery, reference_row
 from icg.evaluation.people import Floats
 from icg.evaluation.study import Study
-from icg.preference import Head
+from icg.preference import Head, estimate
 
 Given = Literal["title", "reference", "both", "wrong_reference"]
 """What an item brings: its title alone, its picture alone, both, or the title with another concept's picture."""

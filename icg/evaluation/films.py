@@ -19,9 +19,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from icg.evaluation.choices import logistic
 from icg.evaluation.people import Floats
 from icg.evaluation.votes import bounded
+from icg.preference import logistic
 
 NEGATIVES = 5  # films not watched, for each one liked
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from icg.evaluation.choices import logistic
 from icg.evaluation.people import Floats
+from icg.preference import logistic
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from icg.conditioning import Base
-from icg.evaluation.choices import logistic
 from icg.evaluation.contenders.base import Case, Drawn, Reader, clock
 from icg.evaluation.emoji import Gallery
 from icg.evaluation.people import Floats
 from icg.evaluation.relevance import small
 from icg.evaluation.utility import Utility
+from icg.preference import logistic
 from icg.sampling import SamplerConfig, decode, draw_latents
 from icg.tiny.captions import WORDS, Word, measure
 

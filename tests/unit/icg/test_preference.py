@@ -3,7 +3,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from icg.exceptions import BadWeights
-from icg.preference import Head
+from icg.preference import Head, estimate, logistic
 
 SPACE = "5" * 64
 D = 6
@@ -136,3 +136,23 @@ def test_bad_weights_are_refused(head, tmp_path, name, value, reason):
     save_file({key: array for key, array in tensors.items() if array is not None}, tmp_path / "head.safetensors")
     with pytest.raises(BadWeights, match=reason):
         Head.load(tmp_path)
+
+
+def test_the_estimate_is_the_optimum_and_its_prior_bounds_it() -> None:
+    rng = np.random.default_rng(0)
+    features, offset = rng.normal(size=(30, 6)), rng.normal(size=30)
+    u = logistic(features, offset, 0.5)
+    slope = 0.5 * u - features.T @ (1 / (1 + np.exp(features @ u + offset)))
+    assert np.abs(slope).max() < 1e-6
+    assert np.linalg.norm(logistic(features, offset, 50.0)) < np.linalg.norm(u) / 3
+    assert (estimate(Head.start("s", 6), np.zeros((0, 6)), np.zeros((0, 6))) == 0).all()
+    with pytest.raises(ValueError, match="precision"):
+        logistic(features, offset, 0.0)
+    with pytest.raises(ValueError, match="is wanted"):
+        estimate(Head.start("s", 6), features[:, :5], features[:, :5])
+
+
+def test_an_overshooting_start_is_caught() -> None:
+    # A hundred equal, huge differences: the full Newton step from zero overshoots by far.
+    u = logistic(np.full((100, 1), 1000.0), np.full(100, -5000.0), 1e-6)
+    assert 5 < u[0] < 5.1

@@ -1,11 +1,10 @@
 import numpy as np
-import pytest
 
-from icg.evaluation.choices import choose, estimate, logistic
+from icg.evaluation.choices import choose
 from icg.evaluation.emoji import Gallery
 from icg.evaluation.people import Population, WithinConcept
 from icg.evaluation.study import StudyConfig, study
-from icg.preference import Head
+from icg.preference import Head, estimate
 from icg.tiny.data import FAMILY
 
 SMALL = StudyConfig(training=30, held_out=12, archetypes=3, training_choices=40)
@@ -45,26 +44,6 @@ def test_a_vector_from_choices_foretells_further_choices_and_another_persons_doe
     assert fifty > five + 0.03
     assert five > 0.58
     assert abs(hits(50, shift=1) - 0.5) < 0.07
-
-
-def test_the_estimate_is_the_optimum_and_its_prior_bounds_it() -> None:
-    rng = np.random.default_rng(0)
-    features, offset = rng.normal(size=(30, 6)), rng.normal(size=30)
-    u = logistic(features, offset, 0.5)
-    slope = 0.5 * u - features.T @ (1 / (1 + np.exp(features @ u + offset)))
-    assert np.abs(slope).max() < 1e-6
-    assert np.linalg.norm(logistic(features, offset, 50.0)) < np.linalg.norm(u) / 3
-    assert (estimate(Head.start("s", 6), np.zeros((0, 6)), np.zeros((0, 6))) == 0).all()
-    with pytest.raises(ValueError, match="precision"):
-        logistic(features, offset, 0.0)
-    with pytest.raises(ValueError, match="is wanted"):
-        estimate(Head.start("s", 6), features[:, :5], features[:, :5])
-
-
-def test_an_overshooting_start_is_caught() -> None:
-    # A hundred equal, huge differences: the full Newton step from zero overshoots by far.
-    u = logistic(np.full((100, 1), 1000.0), np.full(100, -5000.0), 1e-6)
-    assert 5 < u[0] < 5.1
 
 
 def test_held_out_people_are_nobody_whose_choices_train(train: Gallery) -> None:
