@@ -141,7 +141,8 @@ def _status() -> int:
 
     for name, (module, help_text) in MOUNTED.items():
         app.add_typer(importlib.import_module(module).app, name=name, help=help_text, no_args_is_help=True)
-    importlib.import_module("workers.publishing").add_to(app)
+    for module in ("icg.evaluation.cli", "workers.publishing"):
+        importlib.import_module(module).add_to(app)
     try:
         app()
     except SystemExit as end:

@@ -56,7 +56,7 @@ def wins(measured: Mapping[str, Measured], own: str = "icg", suffix: str = "") -
 def quality(
     measured: Mapping[str, Measured], real: Floats, chance: float, own: str = "icg", suffix: str = ""
 ) -> list[Row]:
-    """Headroom, relevance, fast sampling, copies, KID, FID and diversity.
+    """Headroom, relevance, copies, KID, FID and diversity.
 
     Args:
         real: features [n, d] of real pictures of the same concepts.
@@ -71,14 +71,14 @@ def quality(
     made += [
         Row(f"hit_{own}{suffix}", float(mine.hit.mean()), note=f"chance {chance:.3f}"),
         Row(f"hit_neutral{suffix}", float(neutral.hit.mean())),
+        Row(f"hit_first_{own}{suffix}", float(mine.hit_first.mean()), note="the title alone, not the top 5"),
+        Row(f"hit_first_neutral{suffix}", float(neutral.hit_first.mean())),
+        Row(f"hit_pixels_{own}{suffix}", float(mine.hit_pixels.mean()), note="top 5 by 8 x 8 pixels, no network"),
         Row(f"hit_words_{own}{suffix}", float(mine.hit_words.mean()), note="by guessed words"),
         Row(f"hit_words_neutral{suffix}", float(neutral.hit_words.mean())),
         Row(f"group_{own}{suffix}", float(mine.group.mean())),
     ]
     made += rows(f"relevance_kept{suffix}", kept(mine.hit, neutral.hit, chance), least=0.95)
-    if FULL in measured:
-        found = quality_kept(mine.utility, measured[FULL].utility, neutral.utility)
-        made += rows(f"quality_kept{suffix}", found, least=0.90, note="shared early steps, same seeds")
     for name in (own, "neutral"):
         one = measured[name]
         if one.copies is not None:
@@ -105,6 +105,27 @@ def wrong_reference(right: Mapping[str, Measured], wrong: Mapping[str, Measured]
     """The own title with another concept's picture must be less relevant than with its own picture."""
     drop = float(right[own].hit.mean()) - float(wrong[own].hit.mean())
     return [Row("wrong_reference_drop", drop, least=0.0, note="hit with own less with wrong reference")]
+
+
+def rival(name: str, measured: Mapping[str, Measured], chance: float, suffix: str = "") -> list[Row]:
+    """Another than the user's own ICG against neutral: liked-SFT, or ICG at the level of segments."""
+    mine, neutral = measured[name], measured["neutral"]
+    return [
+        *rows(f"{name}_wins_over_neutral{suffix}", wins_over(mine.utility, neutral.utility)),
+        *rows(f"{name}_relevance_kept{suffix}", kept(mine.hit, neutral.hit, chance)),
+    ]
+
+
+def fast(measured: Mapping[str, Measured], chance: float) -> list[Row]:
+    """Rung 6: what sharing early steps costs in utility and in relevance, same seeds."""
+    mine, full, neutral = measured[FAST], measured[FULL], measured["neutral"]
+    found = quality_kept(mine.utility, full.utility, neutral.utility)
+    spent = mine.evaluations / full.evaluations if full.evaluations else float("nan")
+    return [
+        *rows("quality_kept", found, least=0.90, note="shared early steps, same seeds"),
+        *rows("fast_relevance_kept", kept(mine.hit, full.hit, chance), note="of the same without sharing"),
+        Row("fast_evaluations", spent, note="denoiser rows, of the same without sharing"),
+    ]
 
 
 def cost(measured: Mapping[str, Measured], suffix: str = "") -> list[Row]:

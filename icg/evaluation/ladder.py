@@ -17,10 +17,9 @@ from icg.evaluation.emoji import Gallery
 from icg.evaluation.figures import Row, auc, kept, rows
 from icg.evaluation.panel import Measured, Panel
 from icg.evaluation.people import Floats, neighbours
-from icg.evaluation.relevance import small
+from icg.evaluation.relevance import blurred, real_hits, small
 from icg.sampling import SamplerConfig
 from icg.slots import in_slots
-from icg.tiny.data import FAMILY
 from icg.tiny.pixels import to_tensor
 
 LEAST_KEPT = 0.95
@@ -31,6 +30,8 @@ class Sight:
     """What the judges make of a set of pictures that stand for a gallery's own."""
 
     hit: float  # title among the top 5 by the other artists' pictures
+    hit_first: float  # title the first
+    hit_pixels: float  # title among the top 5 by 8 × 8 pixels, no network: the floor
     hit_words: float
     group: float
     auc_u: float  # of U's differences for choices made on the real pictures
@@ -43,16 +44,9 @@ def sight(panel: Panel, pixels: NDArray[np.uint8], people: NDArray[np.int64], se
     people: numbers of those who choose; they choose between the real pictures.
     """
     gallery = panel.gallery
-    concepts = gallery.pictures.concepts.tolist()
     seen = panel.relevance.look(pixels)
-    family = np.array([FAMILY[str(style)] for style in gallery.pictures.styles])
-    hits, known = np.zeros(len(gallery), bool), np.zeros(len(gallery), bool)
-    for name in np.unique(family):
-        mine = np.flatnonzero(family == name)
-        near = panel.titles.near(seen.embeddings[mine], left_out=str(name))
-        own = [concepts[row] for row in mine]
-        hits[mine] = panel.titles.hits(near, own)
-        known[mine] = np.isfinite(near[0, [panel.titles.concepts.index(concept) for concept in own]])
+    hit, hit_first = real_hits(panel.titles, gallery, seen.embeddings)
+    floor, _ = real_hits(panel.pixels, gallery, blurred(pixels))
     first, second = neighbours(gallery.pictures.concepts, np.random.default_rng(seed))
     some = panel.utility.people.part(people)
 
@@ -70,8 +64,10 @@ def sight(panel: Panel, pixels: NDArray[np.uint8], people: NDArray[np.int64], se
     if panel.second is not None:
         learned = auc(difference(panel.second.utilities(pixels, gallery.topics)[people]), choices)
     return Sight(
-        float(hits[known].mean()),
-        float(panel.titles.hits(panel.titles.spoken(seen.words), concepts).mean()),
+        hit,
+        hit_first,
+        floor,
+        float(panel.titles.hits(panel.titles.spoken(seen.words), gallery.pictures.concepts.tolist()).mean()),
         float((seen.groups == gallery.topics).mean()),
         auc(difference(shown), choices),
         learned,
@@ -81,7 +77,9 @@ def sight(panel: Panel, pixels: NDArray[np.uint8], people: NDArray[np.int64], se
 def judges(real: Sight, chance: float) -> list[Row]:
     """Rung 0: can the judges see at all?"""
     made = [
-        Row("judges_hit", real.hit, least=0.5, note=f"real test pictures, chance {chance:.3f}"),
+        Row("judges_hit", real.hit, least=0.5, note=f"real pictures, chance {chance:.3f}"),
+        Row("judges_hit_first", real.hit_first, note="the title alone, not the top 5"),
+        Row("judges_hit_pixels", real.hit_pixels, note="the floor: top 5 by 8 x 8 pixels, no network"),
         Row("judges_hit_words", real.hit_words, note="by guessed words of title and keywords"),
         Row("judges_group", real.group, note="Unicode group"),
         Row("judges_auc_u", real.auc_u, least=0.8, note="U for choices that agree with themselves in 0.775 of cases"),

@@ -15,7 +15,7 @@ from icg.evaluation.contenders.base import Case, Drawn, Reader
 from icg.evaluation.emoji import CACHE, Gallery
 from icg.evaluation.figures import copied
 from icg.evaluation.people import Floats
-from icg.evaluation.relevance import RelevanceJudge, Titles, small
+from icg.evaluation.relevance import RelevanceJudge, Titles, blurred, small
 from icg.evaluation.second import SecondJudge
 from icg.evaluation.utility import Utility
 from icg.tiny.data import FAMILY
@@ -28,6 +28,8 @@ class Measured:
     utility: Floats  # true U
     second: Floats | None  # the second judge's, if it is trained
     hit: NDArray[np.bool_]  # title among the top 5, by pictures
+    hit_first: NDArray[np.bool_]  # title the first
+    hit_pixels: NDArray[np.bool_]  # title among the top 5 by 8 × 8 pixels: how much of a hit is colour and silhouette
     hit_words: NDArray[np.bool_]  # and by words
     group: NDArray[np.bool_]  # group guessed right
     copies: NDArray[np.bool_] | None  # nearest real picture is the own reference; None without references
@@ -44,6 +46,7 @@ class Panel:
     utility: Utility
     relevance: RelevanceJudge
     titles: Titles  # of the gallery's concepts
+    pixels: Titles  # the same by 8 × 8 pixels
     second: SecondJudge | None
 
     @classmethod
@@ -56,7 +59,8 @@ class Panel:
         relevance = RelevanceJudge.load(folder / "relevance")
         trained = (folder / "second" / "weights.safetensors").exists()
         second = SecondJudge.load(folder / "second") if trained else None
-        return cls(gallery, utility, relevance, Titles.of(relevance, gallery, keywords), second)
+        titles = Titles.of(relevance, gallery, keywords)
+        return cls(gallery, utility, relevance, titles, Titles.by_pixels(gallery), second)
 
     def judge(
         self, drawn: Drawn, items: Sequence[Case], users: Sequence[Reader], references: dict[tuple[int, int], int]
@@ -82,36 +86,40 @@ class Panel:
             if self.second is not None and second is not None:
                 scores = self.second.utilities(pixels[mine], np.full(len(mine), case.topic))
                 second[:, i] = scores[numbers, np.arange(len(mine))]
-        hit, words = self._hits(seen.embeddings[which], seen.words, which, items, references)
+        concepts = [case.concept for case in items]
+        hit, first = self._hits(self.titles, seen.embeddings[which], concepts, references)
+        coarse, _ = self._hits(self.pixels, blurred(pixels)[which], concepts, references)
+        spoken = self.titles.spoken(seen.words)
+        words = np.stack([self.titles.hits(spoken[row], concepts) for row in which])
         copies = None
         if references:
             flat = [(i, k) for k in range(len(users)) for i in range(len(items))]
             own = np.array([references[key] for key in flat])
             copies = copied(pixels[which.ravel()], self.gallery.pictures.pixels, own).reshape(shape)
         return Measured(
-            utility, second, hit, words, group, copies, seen.features[which], drawn.evaluations, drawn.seconds
+            utility,
+            second,
+            hit,
+            first,
+            coarse,
+            words,
+            group,
+            copies,
+            seen.features[which],
+            drawn.evaluations,
+            drawn.seconds,
         )
 
     def _hits(
-        self,
-        embeddings: Floats,
-        words: Floats,
-        which: NDArray[np.int64],
-        items: Sequence[Case],
-        references: dict[tuple[int, int], int],
+        self, titles: Titles, embeddings: Floats, concepts: Sequence[str], references: dict[tuple[int, int], int]
     ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Tables [people, items]: hit by pictures, the reference's artist left out, and by words."""
-        people = len(which)
-        concepts = [case.concept for case in items]
-        hit = np.zeros(which.shape, bool)
-        families = {(i, k): FAMILY[str(self.gallery.pictures.styles[row])] for (i, k), row in references.items()}
-        spoken = self.titles.spoken(words)
-        said = np.zeros(which.shape, bool)
-        for k in range(people):
-            said[k] = self.titles.hits(spoken[which[k]], concepts)
-            out = [families.get((i, k)) for i in range(len(items))]
+        """Title among the top 5 and the first, [people, items] each, the reference's artist left out."""
+        five, first = np.zeros(embeddings.shape[:2], bool), np.zeros(embeddings.shape[:2], bool)
+        families = {place: FAMILY[str(self.gallery.pictures.styles[row])] for place, row in references.items()}
+        for k, mine in enumerate(embeddings):
+            out = [families.get((i, k)) for i in range(len(concepts))]
             for family in set(out):
                 some = [i for i, one in enumerate(out) if one == family]
-                near = self.titles.near(embeddings[k, some], left_out=family)
-                hit[k, some] = self.titles.hits(near, [concepts[i] for i in some])
-        return hit, said
+                near, own = titles.near(mine[some], left_out=family), [concepts[i] for i in some]
+                five[k, some], first[k, some] = titles.hits(near, own), titles.hits(near, own, 1)
+        return five, first

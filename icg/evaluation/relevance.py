@@ -11,10 +11,9 @@ concepts apart whatever the style. For a concept it never saw, two sides of text
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -22,14 +21,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from icg.evaluation.emoji import TOPICS, Gallery
+from icg.evaluation.kept import judge_config, load_weights, save_judge
 from icg.evaluation.people import Floats
 from icg.tiny.data import FAMILY
-from icg.tiny.files import write_whole
 from icg.tiny.pixels import to_tensor
 
 TOP = 5
@@ -117,22 +115,19 @@ class RelevanceJudge:
         self.model = model.eval().requires_grad_(False)
 
     def save(self, folder: Path) -> None:
-        config = json.dumps(asdict(self.model.config), indent=1)
-        write_whole(folder / "config.json", lambda partial: partial.write_text(config))
-        tensors = {name: tensor.contiguous() for name, tensor in self.model.state_dict().items()}
-        write_whole(folder / "weights.safetensors", lambda partial: save_file(tensors, partial))
+        save_judge(folder, self.model.config, self.model)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Raises:
         FileNotFoundError: nothing was trained there yet.
         """
-        given = json.loads((folder / "config.json").read_text())
+        given = judge_config(folder)
         config = RelevanceConfig(
             tuple(given["widths"]), tuple(given["blocks"]), given["embedding"], given["concepts"], tuple(given["words"])
         )
         model = RelevanceModel(config)
-        model.load_state_dict(load_file(folder / "weights.safetensors"))
+        load_weights(folder, model)
         return cls(model)
 
     @torch.no_grad()
@@ -176,18 +171,17 @@ class Titles:
     def of(cls, judge: RelevanceJudge, gallery: Gallery, keywords: Mapping[str, Sequence[str]]) -> Titles:
         """From real pictures of the concepts in question."""
         concepts = tuple(gallery.concepts())
-        place = {concept: row for row, concept in enumerate(concepts)}
-        embeddings = judge.look(gallery.pictures.pixels).embeddings
-        by_family = {family: np.full((len(concepts), embeddings.shape[1]), np.nan) for family in set(FAMILY.values())}
-        for family, mean in by_family.items():
-            for concept, row in place.items():
-                mine = [i for i in gallery.rows(concept) if FAMILY[str(gallery.pictures.styles[i])] == family]
-                if mine:
-                    mean[row] = embeddings[mine].mean(axis=0)
         titles = dict(zip(gallery.pictures.concepts.tolist(), gallery.pictures.titles.tolist(), strict=True))
         spoken = [words_of(titles[concept], keywords.get(concept, ())) for concept in concepts]
         vocabulary = judge.model.config.words
-        return cls(concepts, by_family, np.array([[word in said for word in vocabulary] for said in spoken]))
+        words = np.array([[word in said for word in vocabulary] for said in spoken])
+        return cls(concepts, by_family(gallery, judge.look(gallery.pictures.pixels).embeddings), words)
+
+    @classmethod
+    def by_pixels(cls, gallery: Gallery) -> Titles:
+        """The floor: titles by `blurred` pictures alone, no network and no words."""
+        concepts = tuple(gallery.concepts())
+        return cls(concepts, by_family(gallery, blurred(gallery.pictures.pixels)), np.zeros((len(concepts), 0), bool))
 
     def near(self, embeddings: Floats, left_out: str | None = None) -> Floats:
         """Cosine of pictures [n, embedding] to what stands for each concept, [n, m]; −inf where nothing does.
@@ -218,3 +212,39 @@ class Titles:
     @property
     def chance(self) -> float:
         return TOP / len(self.concepts)
+
+
+def by_family(gallery: Gallery, embeddings: Floats) -> dict[str, Floats]:
+    """Mean embedding of each concept by one artist family, [concepts, embedding]; NaN where it drew none."""
+    concepts = gallery.concepts()
+    family = np.array([FAMILY[str(style)] for style in gallery.pictures.styles])
+    found = {name: np.full((len(concepts), embeddings.shape[1]), np.nan) for name in set(FAMILY.values())}
+    for row, concept in enumerate(concepts):
+        rows = gallery.rows(concept)
+        for name in set(family[rows].tolist()):
+            found[name][row] = embeddings[rows[family[rows] == name]].mean(axis=0)
+    return found
+
+
+def blurred(pixels: NDArray[np.uint8]) -> Floats:
+    """Pictures uint8 [n, 64, 64, 3] as 8 × 8 pixels less white, of length 1: [n, 192]. Colours, and where they are."""
+    ink = 255.0 - pixels.reshape(len(pixels), 8, SIDE // 8, 8, SIDE // 8, 3).mean(axis=(2, 4))
+    flat = ink.reshape(len(pixels), -1)
+    return np.asarray(flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-9))
+
+
+def real_hits(titles: Titles, gallery: Gallery, embeddings: Floats) -> tuple[float, float]:
+    """Share of a gallery's pictures whose title is among the top 5, and the first, the own artists left out.
+
+    A picture of a concept that nobody else drew is not counted.
+    """
+    concepts = gallery.pictures.concepts.tolist()
+    family = np.array([FAMILY[str(style)] for style in gallery.pictures.styles])
+    five, first, known = (np.zeros(len(gallery), bool) for _ in range(3))
+    for name in np.unique(family):
+        mine = np.flatnonzero(family == name)
+        near = titles.near(embeddings[mine], left_out=str(name))
+        own = [concepts[row] for row in mine]
+        five[mine], first[mine] = titles.hits(near, own), titles.hits(near, own, 1)
+        known[mine] = np.isfinite(near[0, [titles.concepts.index(concept) for concept in own]])
+    return float(five[known].mean()), float(first[known].mean())

@@ -9,9 +9,8 @@ picture; people, all of them, have factors of their own:
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -19,12 +18,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from icg.evaluation.kept import judge_config, load_weights, save_judge
 from icg.evaluation.people import Floats
 from icg.evaluation.relevance import small
-from icg.tiny.files import write_whole
 from icg.tiny.pixels import to_tensor
 
 
@@ -76,18 +74,15 @@ class SecondJudge:
         self.model = model.eval().requires_grad_(False)
 
     def save(self, folder: Path) -> None:
-        config = json.dumps(asdict(self.model.config), indent=1)
-        write_whole(folder / "config.json", lambda partial: partial.write_text(config))
-        tensors = {name: tensor.contiguous() for name, tensor in self.model.state_dict().items()}
-        write_whole(folder / "weights.safetensors", lambda partial: save_file(tensors, partial))
+        save_judge(folder, self.model.config, self.model)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Raises:
         FileNotFoundError: nothing was trained there yet.
         """
-        model = SecondModel(SecondConfig(**json.loads((folder / "config.json").read_text())))
-        model.load_state_dict(load_file(folder / "weights.safetensors"))
+        model = SecondModel(SecondConfig(**judge_config(folder)))
+        load_weights(folder, model)
         return cls(model)
 
     @torch.no_grad()

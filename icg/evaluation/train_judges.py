@@ -18,13 +18,12 @@ from torch.nn import functional
 
 from icg.evaluation.emoji import CACHE, Gallery, gallery, keywords_of
 from icg.evaluation.people import neighbours
-from icg.evaluation.relevance import RelevanceConfig, RelevanceJudge, RelevanceModel, Titles, words_of
+from icg.evaluation.relevance import RelevanceConfig, RelevanceJudge, RelevanceModel, Titles, real_hits, words_of
 from icg.evaluation.second import SecondConfig, SecondJudge, SecondModel, in_second_half
 from icg.evaluation.study import Study, study
-from icg.tiny.data import FAMILY
 from icg.tiny.files import DATA
-from icg.tiny.loop import Run, fit
 from icg.tiny.pixels import to_tensor
+from icg.training import Batch, Run, Task, fit
 
 BATCH = 96  # pictures a step, for the relevance judge
 CONCEPTS = 12  # concepts a step, all of their pairs, for the second judge
@@ -67,20 +66,13 @@ def titles_of(some: Gallery) -> dict[str, str]:
 
 
 def hit_rate(judge: RelevanceJudge, some: Gallery, titles: Titles) -> dict[str, float]:
-    """hit@5 of real pictures, each by the other families' pictures and by its words; and the group's accuracy."""
+    """hit@5 and hit@1 of real pictures, by the other families' pictures and by words; and the group's accuracy."""
     seen = judge.look(some.pictures.pixels)
-    family = np.array([FAMILY[str(style)] for style in some.pictures.styles])
+    hit, first = real_hits(titles, some, seen.embeddings)
     concepts = some.pictures.concepts.tolist()
-    hits = np.zeros(len(some), bool)
-    known = np.zeros(len(some), bool)
-    for name in np.unique(family):
-        rows = np.flatnonzero(family == name)
-        near = titles.near(seen.embeddings[rows], left_out=str(name))
-        own = [concepts[row] for row in rows]
-        hits[rows] = titles.hits(near, own)
-        known[rows] = np.isfinite(near[0, [titles.concepts.index(concept) for concept in own]])
     return {
-        "hit": float(hits[known].mean()),
+        "hit": hit,
+        "hit_first": first,
         "hit_words": float(titles.hits(titles.spoken(seen.words), concepts).mean()),
         "group": float((seen.groups == some.topics).mean()),
         "chance": titles.chance,
@@ -109,16 +101,19 @@ def relevance(
     concept = torch.tensor([names.index(name) for name in train.pictures.concepts.tolist()])
     pictures, topics = torch.from_numpy(train.pictures.pixels), torch.from_numpy(train.topics)
 
-    def loss(model: RelevanceModel, generator: torch.Generator) -> Tensor:
+    def draw(generator: torch.Generator) -> Batch:
         rows = torch.randint(len(pictures), (batch,), generator=generator)
-        features = model.features(augment(to_tensor(pictures[rows]), generator))
+        return {"rows": rows, "images": augment(to_tensor(pictures[rows]), generator)}
+
+    def loss(model: RelevanceModel, drawn: Batch) -> dict[str, Tensor]:
+        rows, features = drawn["rows"], model.features(drawn["images"])
         which = functional.cross_entropy(
             TEMPERATURE * model.cosines(model.embed(features)), concept[rows], label_smoothing=0.05
         )
         words = functional.binary_cross_entropy_with_logits(model.words(features), said[concept[rows]])
         group = functional.cross_entropy(model.groups(features), topics[rows])
         # A mean over some 900 words is about 0.05 from the start: 20 brings it beside the others.
-        return which + 20 * words + 0.3 * group
+        return {"loss": which + 20 * words + 0.3 * group}
 
     def observe(model: RelevanceModel, step: int) -> dict[str, float]:
         judge = RelevanceJudge(model)
@@ -126,11 +121,9 @@ def relevance(
         return {f"val_{name}": x for name, x in hit_rate(judge, val, Titles.of(judge, val, keywords)).items()}
 
     torch.manual_seed(0)
-    run = Run(
-        folder, steps, batch, 1.5e-3, warmup=100, cooldown=steps // 3, weight_decay=0.05, ema=0.995, observe_seconds=240
-    )
+    run = _run(folder, steps, batch, rate=1.5e-3, weight_decay=0.05)
     signature = f"{dataclasses.replace(config, words=())} {len(config.words)} words {len(train)} pictures"
-    return RelevanceJudge(fit(RelevanceModel(config), loss, observe, run, signature))
+    return RelevanceJudge(fit(RelevanceModel(config), Task(draw, loss, observe), run, signature))
 
 
 def second(
@@ -158,14 +151,16 @@ def second(
     pairs_of = [torch.from_numpy(np.flatnonzero(concept == row)) for row in range(len(names))]
     one, two, chosen = torch.from_numpy(first), torch.from_numpy(other), torch.from_numpy(wins)
 
-    def loss(model: SecondModel, generator: torch.Generator) -> Tensor:
-        some = torch.randperm(len(names), generator=generator)[:batch]
-        pairs = torch.cat([pairs_of[row] for row in some.tolist()])
+    def draw(generator: torch.Generator) -> Batch:
+        return {"concepts": torch.randperm(len(names), generator=generator)[:batch]}
+
+    def loss(model: SecondModel, drawn: Batch) -> dict[str, Tensor]:
+        pairs = torch.cat([pairs_of[row] for row in drawn["concepts"].tolist()])
         rows, place = torch.unique(torch.cat([one[pairs], two[pairs]]), return_inverse=True)
         scores = model.scores(model(to_tensor(pictures[rows])), topics[rows])
         margin = scores[place[: len(pairs)]] - scores[place[len(pairs) :]]
         sign = 2 * chosen[pairs].float() - 1
-        return functional.softplus(-sign * margin).mean()
+        return {"loss": functional.softplus(-sign * margin).mean()}
 
     def observe(model: SecondModel, step: int) -> dict[str, float]:
         judge = SecondJudge(model)
@@ -176,20 +171,24 @@ def second(
         return {"val_agrees_with_u": float(agree.mean())}
 
     torch.manual_seed(1)
-    run = Run(
+    run = _run(folder, steps, batch, rate=1e-3, weight_decay=0.02)
+    config = dataclasses.replace(shape or SecondConfig(), people=len(made.people.general))
+    signature = f"{config} {made.config} {len(train)} pictures"
+    return SecondJudge(fit(SecondModel(config), Task(draw, loss, observe), run, signature))
+
+
+def _run(folder: Path, steps: int, batch: int, rate: float, weight_decay: float) -> Run:
+    return Run(
         folder,
         steps,
         batch,
-        1e-3,
+        rate,
         warmup=100,
         cooldown=steps // 3,
-        weight_decay=0.02,
+        weight_decay=weight_decay,
         ema=0.995,
         observe_seconds=240,
     )
-    config = dataclasses.replace(shape or SecondConfig(), people=len(made.people.general))
-    signature = f"{config} {made.config} {len(train)} pictures"
-    return SecondJudge(fit(SecondModel(config), loss, observe, run, signature))
 
 
 def main() -> None:

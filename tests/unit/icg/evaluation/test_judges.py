@@ -148,7 +148,7 @@ def test_the_panel_sees_a_round_trip_that_destroys(
 ) -> None:
     judge = RelevanceJudge.load(trained)
     utility = Utility(made.people, made.standardise.joined(unseen.raw, unseen.pictures.concepts))
-    panel = Panel(unseen, utility, judge, Titles.of(judge, unseen, keywords), None)
+    panel = Panel(unseen, utility, judge, Titles.of(judge, unseen, keywords), Titles.by_pixels(unseen), None)
     pixels = unseen.pictures.pixels
     real = sight(panel, pixels, made.held_out)
     # Bradley-Terry people who repeat 0.775 of their choices: their own U tells 0.86 of pairs, AUC a little more.

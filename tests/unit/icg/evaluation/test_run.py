@@ -7,10 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import typer
 from PIL import Image
+from typer.testing import CliRunner
 
 from icg.evaluation import run
+from icg.evaluation.bench import Bench
 from icg.evaluation.cases import readers
+from icg.evaluation.cli import add_to
 from icg.evaluation.contenders.prompted import Vocabulary, said
 from icg.evaluation.emoji import Gallery
 from icg.evaluation.figures import Row
@@ -19,11 +23,12 @@ from icg.evaluation.relevance import RelevanceConfig, RelevanceJudge, RelevanceM
 from icg.evaluation.second import SecondConfig, SecondJudge, SecondModel
 from icg.evaluation.study import StudyConfig, study
 from icg.evaluation.utility import Utility
+from icg.evaluation.world import EvalConfig, World
 from icg.generator import CoverGenerator
 from icg.preference import Head
 from icg.tiny.captions import WORDS
 
-CONFIG = run.EvalConfig(
+CONFIG = EvalConfig(
     people=3,
     oracle_concepts=2,
     oracle=3,
@@ -35,7 +40,7 @@ CONFIG = run.EvalConfig(
 
 
 @pytest.fixture
-def bench(generator: CoverGenerator, train: Gallery, unseen: Gallery) -> run.Bench:
+def bench(generator: CoverGenerator, train: Gallery, unseen: Gallery) -> Bench:
     generator.sampler = replace(generator.sampler, steps=2)
     made = study(train, CONFIG.study)
     torch.manual_seed(0)
@@ -44,7 +49,8 @@ def bench(generator: CoverGenerator, train: Gallery, unseen: Gallery) -> run.Ben
     )
     second = SecondJudge(SecondModel(SecondConfig(people=15, width=32, depth=1, patch=16)))
     within = made.standardise.joined(unseen.raw, unseen.pictures.concepts)
-    panel = Panel(unseen, Utility(made.people, within), relevance, Titles.of(relevance, unseen, {}), second)
+    titles = Titles.of(relevance, unseen, {})
+    panel = Panel(unseen, Utility(made.people, within), relevance, titles, Titles.by_pixels(unseen), second)
     embeddings = np.random.default_rng(0).normal(size=(len(train), generator.dimension)).astype(np.float32)
     people = readers(made, embeddings, Head.start(generator.space, generator.dimension), count=3)
 
@@ -53,12 +59,18 @@ def bench(generator: CoverGenerator, train: Gallery, unseen: Gallery) -> run.Ben
 
     avoid = [frozenset({"noto"}), frozenset({"twemoji"}), frozenset({"noto"})]
     concepts = unseen.concepts()[:2]
-    return run.Bench(CONFIG, generator, prefer, made, panel, concepts, people, avoid, unseen, {"liked_sft": generator})
+    world = World(made, panel, unseen, concepts)
+    return Bench(CONFIG, world, generator, prefer, people, avoid, {"liked_sft": generator})
 
 
-def test_the_ladder_is_climbed_and_what_was_drawn_is_kept(bench: run.Bench, tmp_path: Path) -> None:
-    rungs = run.evaluate(bench, tmp_path)
-    assert [number for number, _, _ in rungs] == [0, 1, 2, 3, 5, 5, 5, 5, 5]
+def climb(bench: Bench, folder: Path) -> list[run.Rung]:
+    first = run.first_rungs(bench.world, CONFIG, bench.generator.base, sampler=bench.generator.sampler)
+    return first + run.upper_rungs(bench, folder)
+
+
+def test_the_ladder_is_climbed_and_what_was_drawn_is_kept(bench: Bench, tmp_path: Path) -> None:
+    rungs = climb(bench, tmp_path)
+    assert [number for number, _, _ in rungs] == [0, 1, 2, 3, 4, 5, 5, 5, 5, 5, 6]
     values = {row.name: row.value for _, _, made in rungs for row in made}
     contenders = (
         "neutral mismatched filtered_neutral inferred_prompt prompt_oracle best_of_8 best_of_8_at_icg_cost icg_segment "
@@ -76,11 +88,27 @@ def test_the_ladder_is_climbed_and_what_was_drawn_is_kept(bench: run.Bench, tmp_
         assert f"relevance_kept_{given}" in values
     assert "copies_icg" in values
     assert "copies_icg_title" not in values
+    for name in ("judges_hit_first", "judges_hit_pixels", "hit_first_icg", "hit_pixels_icg", "fid_icg", "kid_neutral"):
+        assert name in values
+    assert values["hit_first_icg"] <= values["hit_icg"]
+    # 1 of 2 steps shared, 3 people: (1 + 3) of 6 calls where all see the same reference.
+    assert values["fast_evaluations"] < 1
+    assert values["icg_segment_wins_over_neutral"] >= 0
+    assert "diversity_within_user" in values
     # A second run draws nothing: it is read back, to the digit.
     before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    again = {row.name: row.value for _, _, made in run.evaluate(bench, tmp_path) for row in made}
+    again = {row.name: row.value for _, _, made in climb(bench, tmp_path) for row in made}
     assert before == {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     assert np.array_equal(list(values.values()), list(again.values()), equal_nan=True)
+
+
+def test_rungs_and_contenders_by_name(bench: Bench, tmp_path: Path) -> None:
+    only = run.upper_rungs(bench, tmp_path, {5}, ("both",), {"mismatched"})
+    assert sorted(path.stem for path in tmp_path.iterdir()) == [
+        "both-icg", "both-mismatched", "both-neutral", "both-neutral_again"
+    ]  # fmt: skip
+    assert [number for number, _, _ in only] == [5]
+    assert [number for number, _, _ in run.first_rungs(bench.world, CONFIG, None, {0})] == [0]
 
 
 def test_the_report_is_what_the_other_benches_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -97,7 +125,7 @@ def test_the_report_is_what_the_other_benches_write(tmp_path: Path, capsys: pyte
     assert run.report(rungs[:1], None, {})
 
 
-def test_a_contact_sheet_has_a_row_a_title(bench: run.Bench, tmp_path: Path) -> None:
+def test_a_contact_sheet_has_a_row_a_title(bench: Bench, tmp_path: Path) -> None:
     run.sheet(bench, tmp_path / "sheet.png", titles=2, people=2)
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.size == (3 * 130, 2 * 130)
@@ -123,3 +151,24 @@ def test_a_model_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     assert run.fingerprint(tmp_path, {}, CONFIG, "test", tmp_path) != run.fingerprint(
         tmp_path, {}, CONFIG, "val", tmp_path
     )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("nowhere", "--stage", "5"), "nowhere has no base, mllm, adapter, rewards, space, preference: `icg init tiny"),
+        (("nowhere", "--stage", "0", "--data", "nothing.parquet"), "no pictures are at nothing.parquet"),
+        (("nowhere", "--given", "words"), "words is none of title, reference"),
+    ],
+)
+def test_what_is_missing_is_one_line(
+    arguments: tuple[str, ...], line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    app = typer.Typer()
+    add_to(app)
+    app.command(name="other")(lambda: None)
+    done = CliRunner().invoke(app, ["eval", *arguments], env={"COLUMNS": "300"})
+    assert done.exit_code == 2
+    assert line in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,103 @@
+"""The command `icg eval`. Nothing heavy is imported before one of them runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+MODEL = Path("model")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Mount the commands."""
+    app.command(name="eval")(evaluate)
+
+
+def evaluate(
+    model: Annotated[
+        Path, typer.Argument(help="Folder of base, mllm, adapter, rewards, space and preference.")
+    ] = MODEL,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures there.")] = None,
+    stage: Annotated[
+        list[int] | None, typer.Option(min=0, max=6, help="Rungs of the ladder, repeatable; 0 to 2 need no adapter.")
+    ] = None,
+    given: Annotated[
+        list[str] | None,
+        typer.Option(help="What an item brings: title, reference, both, wrong_reference; repeatable."),
+    ] = None,
+    contenders: Annotated[str, typer.Option(help="Rung 5 with these alone, by comma, and neutral and icg.")] = "",
+    liked_sft: Annotated[Path | None, typer.Option(help="Adapter folder of that contender; rung 4.")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="PNG: 12 titles, neutral and 8 people.")] = None,
+    split: Annotated[str, typer.Option(help="val, or test for reporting.")] = "val",
+    why: Annotated[str, typer.Option(help="Reason of a look at the test split, for its log.")] = "",
+    seed: Annotated[int, typer.Option(min=0, help="Of noise and references.")] = 0,
+    people: Annotated[int | None, typer.Option(min=2, help="Held-out people.")] = None,
+    concepts: Annotated[
+        int | None, typer.Option(min=2, help="Held-out concepts, evenly spaced; all by default.")
+    ] = None,
+    titles: Annotated[int | None, typer.Option(min=1, help="Titles that the base is asked for on rung 2.")] = None,
+    data: Annotated[Path | None, typer.Option(help="The emoji parquet file.")] = None,
+    judges: Annotated[Path | None, typer.Option(help="Folder of the trained judges.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Where what was judged is kept.")] = None,
+) -> None:
+    """Climb the ladder of a model: what simulated people, who never trained it, think of its covers."""
+    from icg.conditioning import load_base
+    from icg.evaluation import run
+    from icg.evaluation.bench import Bench
+    from icg.evaluation.cases import GIVEN
+    from icg.evaluation.emoji import CACHE
+    from icg.evaluation.world import EvalConfig, World
+    from icg.tiny.files import DATA
+
+    stages = tuple(stage) if stage else run.STAGES
+    settings = tuple(one for one in GIVEN if not given or one in given)
+    if unknown := sorted({*(given or ())} - {*GIVEN}):
+        raise typer.BadParameter(f"--given {unknown[0]} is none of {', '.join(GIVEN)}")
+    if split not in {"val", "test"}:
+        raise typer.BadParameter(f"--split {split} is neither val nor test")
+    usual = EvalConfig()
+    config = dataclasses.replace(
+        usual,
+        people=people or usual.people,
+        concepts=concepts or usual.concepts,
+        titles=titles or usual.titles,
+        seed=seed,
+    )
+    rivals = {"liked_sft": liked_sft} if liked_sft else {}
+    names = {name for name in contenders.split(",") if name}
+    upper = sheet is not None or bool({3, 4, 5, 6}.intersection(stages))
+    try:
+        if {1, 2}.intersection(stages) or upper:
+            _there(model, ("base", "mllm", "adapter", "rewards", "space", "preference") if upper else ("base",))
+        world = World.load(config, split, why, data or DATA, judges or CACHE)
+        base = load_base(model / "base") if {1, 2}.intersection(stages) else None
+        rungs = run.first_rungs(world, config, base, stages) if {0, 1, 2}.intersection(stages) else []
+        if upper:
+            bench = Bench.load(config, world, model, rivals)
+            known = {*bench.contenders("both"), "reference"}
+            if strange := sorted(names - known):
+                raise ValueError(f"{strange[0]} is no contender; there are {', '.join(sorted(known))}")
+            kept = (folder or CACHE / "runs") / run.fingerprint(model, rivals, config, split, judges or CACHE)
+            rungs += run.upper_rungs(bench, kept, stages, settings, names)
+            if sheet:
+                run.sheet(bench, sheet)
+    except (FileNotFoundError, ValueError) as error:
+        typer.echo(f"icg eval: {error}", err=True)
+        raise typer.Exit(2) from None
+    facts = {"split": split, "concepts": str(len(world.concepts)), "people": str(config.people), "seed": str(seed)}
+    facts |= {"python": platform.python_version()}
+    facts |= {name: version(name) for name in ("torch", "diffusers", "numpy")}
+    raise typer.Exit(0 if run.report(rungs, json_file, facts) else 1)
+
+
+def _there(model: Path, parts: tuple[str, ...]) -> None:
+    missing = [part for part in parts if not (model / part).is_dir()]
+    if missing:
+        raise FileNotFoundError(
+            f"{model} has no {', '.join(missing)}: `icg init tiny {model}` makes a model folder of untrained weights"
+        )
