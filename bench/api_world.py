@@ -24,6 +24,7 @@ import httpx
 import numpy as np
 from PIL import Image, ImageDraw
 
+from workers.covers.plan import feast_row
 from workers.events import NEUTRAL, Source
 from workers.features import Features
 from workers.records import (
@@ -166,22 +167,7 @@ def publish_rows(features: Features, items: Sequence[str], segments: Sequence[st
 
 def row(manifest: Manifest) -> dict[str, object]:
     """The Feast row of a manifest."""
-    covers = {segment: sizes["default"] for segment, sizes in manifest.covers.items()}
-    first = next(iter(covers.values()), None)
-    return {
-        "item_id": manifest.item_id,
-        "item_version": manifest.item_version,
-        "state": manifest.state,
-        "generation": manifest.generation,
-        "release": manifest.release,
-        "reference_image": manifest.reference_image or "",
-        "segment_ids": list(covers),
-        "cover_ids": [cover.cover_id for cover in covers.values()],
-        "fallbacks": [cover.fallback or "" for cover in covers.values()],
-        "scores": [cover.rewards.get("preference", 0.0) for cover in covers.values()],
-        "width": first.width if first else 64,
-        "height": first.height if first else 64,
-    }
+    return feast_row(manifest, "default")
 
 
 def catalogue(features: Features, store: ObjectStore, items: int = 24, size: int = 64) -> World:

@@ -7,7 +7,7 @@ Each view has one writer, because a push replaces a whole row. Vectors are float
 from datetime import timedelta
 
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, PushSource
-from feast.types import Array, Float32, Int64, String
+from feast.types import Array, Bytes, Float32, Int64, String
 from feast.value_type import ValueType
 
 user = Entity(name="user_id", join_keys=["user_id"], value_type=ValueType.STRING, description="A reader.")
@@ -78,7 +78,8 @@ item_covers = pushed(
     "item_covers",
     item,
     "An item's covers in the default rendition, one entry a segment in each array: one row, so that no reader mixes "
-    "two generations. `fallbacks` is '' where the segment has its own. Writer: covers.",
+    "two generations. `fallbacks` is '' where the segment has its own; `embeddings` are the covers' preference "
+    "embeddings in `space`, float16, row after row. Writer: covers.",
     item_version=Int64,
     state=String,
     generation=Int64,
@@ -88,6 +89,8 @@ item_covers = pushed(
     cover_ids=Array(String),
     fallbacks=Array(String),
     scores=Array(Float32),
+    embeddings=Bytes,
+    space=String,
     width=Int64,
     height=Int64,
 )

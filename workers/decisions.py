@@ -4,8 +4,9 @@ A decision has two stages. A *policy* turns the covers of an item into probabili
 made uniformly among the distinct covers instead, so that every cover keeps support. Both draws are hashes of
 (user, item, policy, day): the same person sees the same cover all day, on every replica, without any state.
 
-Later policies (`softmax`, `thompson`) are further branches of `policy_probabilities`; nothing else changes, because
-`race` draws from any distribution and moves as few people as it can when that distribution changes a little.
+`race` draws from any distribution and moves as few people as it can when that distribution changes a little: a taste
+that was learned at noon moves only those whose cover it makes more or less likely. The policies are in
+`workers.policies`.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ from typing import Any, Literal, NamedTuple
 import orjson
 
 from workers.events import NEUTRAL
+from workers.policies import Taste, probabilities, unpack
+from workers.settings import Policy
 
-Served = Literal["segment", "parent", "neutral", "reference", "exploration"]
+Served = Literal["segment", "parent", "neutral", "reference", "other", "exploration"]
 """Whose cover the answer is: of the person's own segment, its parent, of nobody in particular, the platform's own
-reference image, or (by exploration alone) of some other segment."""
+reference image, or of some other segment: because the policy liked it for this person, or by exploration alone."""
 
 Fallback = Literal["anonymous", "user_unknown", "personalization_off", "no_cover", "gate", "blocked"]
 """Why the answer is not the own segment's cover: the first miss on the chain."""
@@ -49,6 +52,10 @@ class Offer(NamedTuple):
     segment_ids: Sequence[str]
     cover_ids: Sequence[str]
     fallbacks: Sequence[str]
+    embeddings: bytes = b""
+    """One a cover, as `workers.policies.pack` writes them; empty where they are not known."""
+    space: str = ""
+    """In which they mean something."""
 
     def usable(self, blocked: frozenset[str]) -> dict[str, str]:
         """segment_id -> cover_id, where the segment has a cover of its own and nobody blocked it."""
@@ -75,11 +82,17 @@ class Offer(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """For whom a cover is chosen. Without `user_id` nothing is explored: one answer stands for a whole segment."""
+    """For whom a cover is chosen, and by which policy.
+
+    Without `user_id` nothing is explored: one answer stands for a whole segment. Without `taste` every policy is
+    `segment`.
+    """
 
     user_id: str | None = None
     segment_id: str | None = None
     parent: str | None = None
+    policy: Policy = "segment"
+    taste: Taste | None = None
 
 
 class Choice(NamedTuple):
@@ -103,12 +116,14 @@ def choose(
     item_id: str,
     day: date,
     *,
-    policy: str = "segment",
     exploration: float = 0.0,
     blocked: frozenset[str] = frozenset(),
     personalization: bool = True,
 ) -> Choice:
-    """Choose one cover: own segment > parent > neutral > reference image, explored with probability ε."""
+    """Choose one cover by the reader's policy, explored with probability ε.
+
+    `segment`, and what stands in for the others: own segment > parent > neutral > reference image.
+    """
     usable = offer.usable(blocked)
     if not personalization:
         # Exploring would show covers drawn for segments, so there is one candidate.
@@ -120,24 +135,30 @@ def choose(
 
     candidates = tuple(dict.fromkeys(usable.values()))
     epsilon = exploration if reader.user_id is not None else 0.0
-    base = policy_probabilities(policy, candidates, best)
+    base = _policy(offer, candidates, best, reader.taste if personalization else None)
     kept, uniform = 1 - epsilon, epsilon / len(candidates)
     propensities = tuple([kept * p + uniform for p in base])
 
-    key = hashlib.blake2b("\n".join((reader.user_id or "", item_id, policy, day.isoformat())).encode()).digest()
+    key = hashlib.blake2b("\n".join((reader.user_id or "", item_id, reader.policy, day.isoformat())).encode()).digest()
     explores = _unit(key) < epsilon
     chosen = race(candidates, [1.0] * len(candidates) if explores else base, key)
     if chosen == best:
         return Choice(best, best_segment, served, fallback, candidates, propensities)
     segment = next(segment for segment, cover in usable.items() if cover == chosen)
-    return Choice(chosen, segment, _relation(segment, reader), fallback, candidates, propensities)
+    other: Served = "exploration" if explores else "other"
+    return Choice(chosen, segment, _relation(segment, reader, other), fallback, candidates, propensities)
 
 
-def policy_probabilities(policy: str, candidates: Sequence[str], best: str) -> list[float]:
+def _policy(offer: Offer, candidates: tuple[str, ...], best: str, taste: Taste | None) -> list[float]:
     """The policy's own distribution over the candidates, before exploration."""
-    if policy == "segment":
-        return [1.0 if candidate == best else 0.0 for candidate in candidates]
-    raise ValueError(f"no policy {policy!r}; there is: segment")
+    if taste is not None and taste.space == offer.space and len(candidates) > 1:
+        known = unpack(offer.embeddings, len(offer.cover_ids))
+        if known is not None:
+            row = {cover: index for index, cover in enumerate(offer.cover_ids)}
+            found = probabilities(taste, known[[row[candidate] for candidate in candidates]])
+            if found is not None:
+                return found
+    return [1.0 if candidate == best else 0.0 for candidate in candidates]
 
 
 def race(candidates: Sequence[str], weights: Sequence[float], key: bytes) -> str:
@@ -173,12 +194,12 @@ def _resolve(
     return None, "reference", fallback
 
 
-def _relation(segment: str, reader: Reader) -> Served:
+def _relation(segment: str, reader: Reader, other: Served) -> Served:
     if segment == NEUTRAL:
         return "neutral"
     if segment == reader.segment_id:
         return "segment"
-    return "parent" if segment == reader.parent else "exploration"
+    return "parent" if segment == reader.parent else other
 
 
 def _digest(key: bytes, text: str) -> bytes:

@@ -51,6 +51,7 @@ def _unchecked(target: Any = None, **_: Any) -> Any:
 _FIELDS = {
     "String": "string_val",
     "Int64": "int64_val",
+    "Bytes": "bytes_val",
     "Array(String)": "string_list_val",
     "Array(Float32)": "float_list_val",
 }
@@ -62,7 +63,7 @@ def pack(kind: str, value: Any) -> Any:
 
     Args:
         kind: as Feast spells a field's type: "Array(Float32)".
-        value: str, int, list or numpy array; None.
+        value: str, int, bytes, list or numpy array; None.
 
     Raises:
         ValueError: the value is not of that kind.
@@ -86,7 +87,7 @@ def pack(kind: str, value: Any) -> Any:
 
 
 def unpack(value: Any) -> Any:
-    """The Python value: str, int, list or None."""
+    """The Python value: str, int, bytes, list or None."""
     field = value.WhichOneof("val")
     if field is None:
         return None

@@ -15,6 +15,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+Policy = Literal["segment", "softmax", "thompson"]
+"""Which cover a person is shown; `workers.policies` says how each decides."""
+
 CACHE = Path.home() / ".cache" / "icg"
 
 
@@ -90,6 +93,12 @@ class Preferences(Section):
     window_events: int = Field(2_000_000, ge=100_000, description="At most so many of a partition in that window.")
     push_seconds: float = Field(1.0, ge=1.0, description="Tastes are pushed to Feast at most so often.")
     release_margin: float = Field(0.02, description="Log loss by which a candidate may at most be worse, with 95 %.")
+    order_margin: float = Field(0.05, description="The same for its AUC within an item,")
+    calibration_margin: float = Field(0.05, description="and for its calibration error.")
+    pairs_per_hour: int = Field(20, ge=1, description="Of a user's own answers: at most so many pairs train.")
+    pairs_per_second: float = Field(20.0, gt=0, description="Of event time: what a partition sends to the trainer.")
+    taste_days: float = Field(30.0, gt=0, description="Half-life of a taste, in event time.")
+    retention_days: float = Field(8.0, gt=0, description="For how long an erased user's events are dropped.")
 
 
 class Audit(Section):
@@ -104,8 +113,18 @@ class Api(Section):
     port: int = 8080
     token: SecretStr | None = Field(None, description="Bearer token for what writes; None: nothing writes by HTTP.")
     decision_key: SecretStr = Field(SecretStr("icg-demo"), description="HMAC key of decision tokens.")
-    policy: Literal["segment"] = "segment"
+    policy: Policy = Field("segment", description="Of a request that neither a surface nor the split decides.")
+    surfaces: dict[str, Policy] = Field({}, description="Policies by the `surface` that a request names.")
+    split: dict[Policy, float] = Field({}, description="A/B test: shares of users by policy; the rest: `policy`.")
+    temperature: float = Field(0.1, gt=0, description="Of `softmax`, in the units of the preference score.")
     exploration: float = Field(0.1, ge=0, le=1, description="Share of decisions made uniformly among distinct covers.")
+
+    @field_validator("split")
+    @classmethod
+    def _shares(cls, value: dict[Policy, float]) -> dict[Policy, float]:
+        if any(share < 0 for share in value.values()) or sum(value.values()) > 1 + 1e-9:
+            raise ValueError("shares are 0 to 1 each, and 1 at most together")
+        return value
 
 
 class Settings(BaseSettings):
@@ -128,6 +147,11 @@ class Settings(BaseSettings):
     health_host: str = Field("127.0.0.1", description="In a container 0.0.0.0, so that its orchestrator reaches it.")
     log_format: Literal["json", "text"] = "json"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    traces: Literal["none", "otlp", "console"] = Field(
+        "none",
+        validation_alias="OTEL_TRACES_EXPORTER",
+        description="OpenTelemetry's own variable; its others (OTEL_…) are read by its SDK.",
+    )
 
     @field_validator("cache")
     @classmethod
@@ -151,6 +175,6 @@ def environment(**sections: BaseModel) -> dict[str, str]:
                 continue
             if isinstance(value, SecretStr):
                 value = value.get_secret_value()
-            text = json.dumps(value) if isinstance(value, tuple) else str(value)
+            text = json.dumps(value) if isinstance(value, tuple | dict) else str(value)
             variables[f"ICG_{name}_{field}".upper()] = text
     return variables

@@ -78,6 +78,8 @@ def test_a_row_of_each_view_comes_back_as_it_was_pushed(features: Features) -> N
             "cover_ids": ["c" * 64, "d" * 64],
             "fallbacks": ["", "neutral"],
             "scores": [0.25, -0.5],
+            "embeddings": bytes(range(256)),
+            "space": "a" * 64,
             "width": 64,
             "height": 64,
         },

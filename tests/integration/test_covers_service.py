@@ -22,6 +22,7 @@ from tests.zygote import Child, Zygote
 from workers.covers.inflight import parse, record_key
 from workers.embedded import Embedded
 from workers.events import ItemPublish, ItemRefresh, Outcome
+from workers.policies import unpack
 from workers.publishing import publish_entries, read_file
 from workers.records import (
     RELEASE_KEY,
@@ -132,9 +133,12 @@ def test_an_item_gets_a_cover_for_every_segment(world: World, covers: Child) -> 
             assert "aesthetic" in cover.rewards
             assert (cover.width, cover.height, cover.fallback) == (32, 32, None)
         assert len({by["default"].sha256 for by in manifest.covers.values()}) == 4
-        [row] = world.features.read(
-            ["item_covers:segment_ids", "item_covers:cover_ids", "item_covers:generation"], [{"item_id": item_id}]
-        )
+        names = ("segment_ids", "cover_ids", "generation", "embeddings", "space")
+        [row] = world.features.read([f"item_covers:{name}" for name in names], [{"item_id": item_id}])
+        known = unpack(row["embeddings"], len(SEGMENTS))
+        assert known is not None
+        assert known[-1].tolist() == pytest.approx(sidecar.embedding, abs=1e-3)
+        assert row["space"] == sidecar.space
         assert list(row["segment_ids"]) == list(SEGMENTS)
         assert list(row["cover_ids"]) == [by["default"].cover_id for by in manifest.covers.values()]
     assert world.dead == {}

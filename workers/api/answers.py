@@ -7,11 +7,13 @@ from dataclasses import replace
 from datetime import UTC, date, datetime
 from typing import Any
 
+from icg.preference import Head
 from workers.api import problems
 from workers.api.lookup import ItemRow
 from workers.api.presign import Presigner
 from workers.decisions import Choice, Reader, choose, sign
 from workers.events import NEUTRAL
+from workers.policies import Person, Rule, assigned
 from workers.records import cover_key
 from workers.settings import Settings
 from workers.switches import SwitchState
@@ -26,6 +28,7 @@ class Answers:
 
     Args:
         state: the switches, asked once an answer.
+        head: the released preference model, None while there is none.
         day: decisions are sticky for one.
     """
 
@@ -34,9 +37,12 @@ class Answers:
         settings: Settings,
         presigner: Presigner,
         state: Callable[[], SwitchState],
+        head: Callable[[], Head | None] = lambda: None,
         day: Callable[[], date] = today,
     ) -> None:
         self._settings, self._presigner, self._state, self._day = settings.api, presigner, state, day
+        self._head = head
+        self._rule = Rule(settings.api.temperature, settings.preferences.residual_norm)
         self._key = settings.api.decision_key.get_secret_value().encode()
         self._buckets = {settings.s3.bucket, *settings.references.allowed_buckets}
 
@@ -48,6 +54,13 @@ class Answers:
     def blocked(self) -> frozenset[str]:
         return self._state().blocked
 
+    def under_policy(self, reader: Reader, person: Person | None, surface: str | None) -> Reader:
+        """The reader under the policy that this request falls under, with the taste that it asks for."""
+        api = self._settings
+        policy = assigned(api.policy, reader.user_id, surface, api.surfaces, api.split)
+        taste = self._rule.taste(policy, person, self._head(), reader.user_id or "", self._day())
+        return replace(reader, policy=policy, taste=taste)
+
     def choose(self, row: ItemRow, reader: Reader, day: date | None = None) -> Choice:
         """The choice for a reader, today if not on a given day."""
         state = self._state()
@@ -56,7 +69,6 @@ class Answers:
             reader,
             row.item_id,
             day or self._day(),
-            policy=self._settings.policy,
             exploration=self._settings.exploration,
             blocked=state.blocked,
             personalization=state.personalization,
@@ -102,7 +114,7 @@ class Answers:
                 item_id=row.item_id,
                 generation=row.generation,
                 day=day,
-                policy=self._settings.policy,
+                policy=reader.policy,
                 segment_id=segment,
             ),
         }

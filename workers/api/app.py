@@ -18,6 +18,7 @@ from workers.api.lookup import Lookup
 from workers.api.manifests import Manifests
 from workers.api.pictures import Pictures
 from workers.api.presign import Presigner
+from workers.api.tastes import HeadWatcher, personal
 from workers.features import Features
 from workers.settings import Settings
 from workers.storage import ObjectStore
@@ -34,12 +35,13 @@ def create_app(
     features: Features,
     store: ObjectStore,
     switches: SwitchWatcher,
+    heads: HeadWatcher | None = None,
     day: Callable[[], date] = today,
 ) -> FastAPI:
-    """The application. Whoever calls it starts and stops `switches`, and closes `features`."""
+    """The application. Whoever calls it starts and stops `switches` and `heads`, and closes `features`."""
     presigner = Presigner(settings.s3)
-    lookup = Lookup(features, store)
-    answers = Answers(settings, presigner, lambda: switches.state, day)
+    lookup = Lookup(features, store, personal=personal(settings.api))
+    answers = Answers(settings, presigner, lambda: switches.state, lambda: heads.head if heads else None, day)
     pictures = Pictures(settings, store, lookup, answers, presigner)
     manifests = Manifests(store)
 

@@ -34,18 +34,26 @@ SegmentId = Annotated[
     Id | None, Query(description="Instead of the user's own segment, or without a user.", examples=["neutral"])
 ]
 
+Surface = Annotated[
+    str | None,
+    Query(max_length=64, description="Where it is shown; may have a policy of its own.", examples=["home"]),
+]
+
 
 def router(lookup: Lookup, answers: Answers, pictures: Pictures) -> APIRouter:
     """The routes under /v1/covers that choose."""
     routes = APIRouter(tags=["covers"])
 
-    async def reader_of(user_id: str | None, segment_id: str | None) -> Reader:
+    async def reader_of(user_id: str | None, segment_id: str | None, surface: str | None) -> Reader:
         if not answers.personalization:
-            return Reader(user_id)
-        return await lookup.reader(user_id, segment_id)
+            return answers.under_policy(Reader(user_id), None, surface)
+        known = await lookup.reader(user_id, segment_id)
+        return answers.under_policy(known.reader, known.person, surface)
 
-    async def answer_for(item_id: str, user_id: str | None, segment_id: str | None) -> tuple[ItemRow, dict[str, Any]]:
-        reader, row = await asyncio.gather(reader_of(user_id, segment_id), lookup.item(item_id))
+    async def answer_for(
+        item_id: str, user_id: str | None, segment_id: str | None, surface: str | None
+    ) -> tuple[ItemRow, dict[str, Any]]:
+        reader, row = await asyncio.gather(reader_of(user_id, segment_id, surface), lookup.item(item_id))
         choice = answers.choose(row, reader)
         if segment_id is not None and answers.wants_parent(choice, reader):
             reader = with_parent(reader, await lookup.parent(segment_id))
@@ -59,12 +67,15 @@ def router(lookup: Lookup, answers: Answers, pictures: Pictures) -> APIRouter:
         summary="The cover of one item for one reader",
         description="Own segment's cover, else its parent's, else the neutral one, else the platform's reference "
         "image; `served` and `fallback` say which and why. A small share of readers is shown another segment's cover "
-        "to learn from (`exploration`). The answer for a (user, item) stays the same all day unless covers change.",
+        "to learn from (`exploration`). The answer for a (user, item) stays the same all day unless the covers "
+        "change, or what is known of the user.",
         response_model=Answer,
         responses=refusals(*ITEM_PROBLEMS),
     )
-    async def get_cover(item_id: ItemId, user_id: UserId = None, segment_id: SegmentId = None) -> Response:
-        _, answer = await answer_for(item_id, user_id, segment_id)
+    async def get_cover(
+        item_id: ItemId, user_id: UserId = None, segment_id: SegmentId = None, surface: Surface = None
+    ) -> Response:
+        _, answer = await answer_for(item_id, user_id, segment_id, surface)
         return json_answer(answer, SHORT)
 
     @routes.post(
@@ -102,9 +113,13 @@ def router(lookup: Lookup, answers: Answers, pictures: Pictures) -> APIRouter:
         },
     )
     async def get_image(
-        request: Request, item_id: ItemId, user_id: UserId = None, segment_id: SegmentId = None
+        request: Request,
+        item_id: ItemId,
+        user_id: UserId = None,
+        segment_id: SegmentId = None,
+        surface: Surface = None,
     ) -> Response:
-        row, answer = await answer_for(item_id, user_id, segment_id)
+        row, answer = await answer_for(item_id, user_id, segment_id, surface)
         if not pictures.proxied:
             return RedirectResponse(answer["image"], 307, headers={"Cache-Control": SHORT})
         if answer["cover_id"] is not None:
@@ -115,7 +130,7 @@ def router(lookup: Lookup, answers: Answers, pictures: Pictures) -> APIRouter:
 
 
 async def _page(
-    lookup: Lookup, reader_of: Callable[[str | None, str | None], Awaitable[Reader]], body: BatchRequest
+    lookup: Lookup, reader_of: Callable[[str | None, str | None, str | None], Awaitable[Reader]], body: BatchRequest
 ) -> tuple[Reader, dict[str, ItemRow | Problem]]:
     """The reader and all rows; bad ids become problems without being looked up."""
     bad: dict[str, ItemRow | Problem] = {}
@@ -125,7 +140,7 @@ async def _page(
             good.append(_ID.validate_python(item_id))
         except ValidationError:
             bad[item_id] = problems.bad_id("item_id")
-    reader, found = await asyncio.gather(reader_of(body.user_id, body.segment_id), lookup.items(good))
+    reader, found = await asyncio.gather(reader_of(body.user_id, body.segment_id, body.surface), lookup.items(good))
     return reader, {**found, **bad}
 
 

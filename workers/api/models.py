@@ -68,7 +68,10 @@ class Answer(Document):
     height: int | None
     segment_id: Id = Field(description="The reader's segment; `neutral` for nobody in particular.")
     cover_segment: Id | None = Field(description="The segment that this picture was drawn for.")
-    served: Served = Field(description="Whose cover it is, seen from the reader; `exploration`: some other segment's.")
+    served: Served = Field(
+        description="Whose cover it is, seen from the reader; `other`, `exploration`: some other segment's, because "
+        "the policy likes it for this reader, or by chance."
+    )
     fallback: Fallback | None = Field(description="Why the policy did not choose the own segment's cover.")
     generation: int
     release: int
@@ -88,6 +91,9 @@ class BatchRequest(BaseModel):
 
     user_id: Id | None = None
     segment_id: Id | None = Field(None, description="Instead of the user's own segment.")
+    surface: str | None = Field(
+        None, max_length=64, description="Where the page is shown; a surface may have a policy of its own."
+    )
     item_ids: list[Annotated[str, StringConstraints(max_length=1000)]] = Field(
         min_length=1, max_length=MOST_ITEMS, description="In the order of the page. A bad id spoils only its own entry."
     )

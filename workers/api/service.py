@@ -13,10 +13,13 @@ import threading
 from collections.abc import Iterator
 
 import uvicorn
+from fastapi import FastAPI
 
 from workers.api.app import create_app
+from workers.api.tastes import HeadWatcher, personal
 from workers.exceptions import Stopped
 from workers.features import Features
+from workers.releases import Releases
 from workers.settings import Settings
 from workers.storage import ObjectStore, retrying
 from workers.switches import SwitchWatcher
@@ -77,25 +80,23 @@ def run(settings: Settings, stop: threading.Event) -> int:
         listener.close()
         return 0
     switches.start()
+    heads = HeadWatcher(Releases(ObjectStore(settings.s3, timeout=10, attempts=1), settings.cache))
+    if personal(settings.api):
+        heads.start()
+    app = create_app(settings, features, store, switches, heads)
     try:
-        asyncio.run(_serve(settings, features, store, switches, listener, stop))
+        asyncio.run(_serve(app, listener, stop))
     finally:
+        heads.stop()
         switches.stop()
         features.close()
         listener.close()
     return 0
 
 
-async def _serve(
-    settings: Settings,
-    features: Features,
-    store: ObjectStore,
-    switches: SwitchWatcher,
-    listener: socket.socket,
-    stop: threading.Event,
-) -> None:
+async def _serve(app: FastAPI, listener: socket.socket, stop: threading.Event) -> None:
     config = uvicorn.Config(
-        create_app(settings, features, store, switches),
+        app,
         log_config=None,
         log_level="warning",
         access_log=False,

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from workers.events import NEUTRAL, CoverReady, ItemPublish, ItemRefresh, Outcome, ReadyCover, Source
+from workers.policies import pack
 from workers.records import (
     CoverInputs,
     Manifest,
@@ -31,6 +33,14 @@ Covers = Mapping[str, Mapping[str, ManifestCover]]
 
 REFERENCE = "reference"
 """Stands in `CoverInputs.vector_sha256` for the platform's own picture in our size and format."""
+
+
+class Embedding(NamedTuple):
+    """A cover's preference embedding [d], in which space, and under which release it was drawn."""
+
+    vector: list[float]
+    space: str
+    release: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -412,12 +422,23 @@ def ready_event(
     )
 
 
-def feast_row(manifest: Manifest, rendition_id: str) -> dict[str, Any]:
-    """The item's row of the view `item_covers`, from the manifest alone: one entry a segment, default rendition."""
+def feast_row(
+    manifest: Manifest, rendition_id: str, embeddings: Mapping[str, Embedding] = MappingProxyType({})
+) -> dict[str, Any]:
+    """The item's row of the view `item_covers`, from the manifest and its covers' sidecars: one entry a segment.
+
+    Args:
+        embeddings: by cover_id. The row names one space, the one that the last written covers are in; a cover of
+            another space has none in it.
+    """
     covers = {segment: by[rendition_id] for segment, by in manifest.covers.items() if rendition_id in by}
     if manifest.state == "retracted":
         covers = {}
     first = next(iter(covers.values()), None)
+    known = {cover.cover_id: embeddings[cover.cover_id] for cover in covers.values() if cover.cover_id in embeddings}
+    newest = max(known.values(), key=lambda each: each.release, default=None)
+    space, dimension = (newest.space, len(newest.vector)) if newest else ("", 0)
+    vectors = {cover_id: each.vector for cover_id, each in known.items() if each.space == space}
     return {
         "item_id": manifest.item_id,
         "item_version": manifest.item_version,
@@ -429,6 +450,8 @@ def feast_row(manifest: Manifest, rendition_id: str) -> dict[str, Any]:
         "cover_ids": [cover.cover_id for cover in covers.values()],
         "fallbacks": [cover.fallback or "" for cover in covers.values()],
         "scores": [cover.rewards.get("preference", 0.0) for cover in covers.values()],
+        "embeddings": pack([vectors.get(cover.cover_id) for cover in covers.values()], dimension),
+        "space": space,
         "width": first.width if first else 0,
         "height": first.height if first else 0,
     }

@@ -5,14 +5,17 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections import Counter
+from dataclasses import replace
 from datetime import date
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.decisions import BadToken, Offer, Reader, choose, race, short_ids, sign, verify
 from workers.events import NEUTRAL
+from workers.policies import Taste, pack
 
 DAY = date(2026, 11, 21)
 KEY = b"a key of the tests"
@@ -133,9 +136,50 @@ def test_a_race_is_won_in_proportion_to_the_weights():
     assert wins["a"] / len(people) == pytest.approx(0.75, abs=0.016)
 
 
-def test_a_policy_that_does_not_exist_is_named():
-    with pytest.raises(ValueError, match="softmaxx"):
-        choose(ALL, Reader("u", "s1"), "i", DAY, policy="softmaxx")
+def tasteful(*embeddings: list[float], space: str = "here") -> Offer:
+    """An offer whose covers have these embeddings."""
+    segments = (NEUTRAL, *(f"s{k}" for k in range(1, len(embeddings))))
+    return offer(*segments)._replace(embeddings=pack(embeddings, len(embeddings[0])), space=space)
+
+
+def softmax(*pull: float) -> Reader:
+    return Reader("u", "s1", policy="softmax", taste=Taste("softmax", "here", np.array(pull, np.float32)))
+
+
+def test_a_softmax_draws_by_taste_and_its_frequencies_are_the_propensities():
+    covers, people = tasteful([0, 0], [1, 0], [0, 1]), 20_000
+    readers = [replace(softmax(1, 2), user_id=f"user-{k}") for k in range(people)]
+    choices = [choose(covers, reader, "i", DAY, exploration=0.1) for reader in readers]
+    raised = np.exp([0, 1, 2])
+    expected = 0.9 * raised / raised.sum() + 0.1 / 3
+    assert choices[0].propensities == pytest.approx(expected, abs=1e-6)
+    counts = Counter(choice.cover_segment for choice in choices)
+    for segment, propensity in zip((NEUTRAL, "s1", "s2"), expected, strict=True):
+        spread = 5 * (propensity * (1 - propensity) / people) ** 0.5
+        assert counts[segment] / people == pytest.approx(propensity, abs=spread)
+    served = {(choice.cover_segment, choice.served) for choice in choices}
+    # The cover of some other segment was liked, or explored, and the answer says which.
+    assert served == {(NEUTRAL, "neutral"), ("s1", "segment"), ("s2", "other"), ("s2", "exploration")}
+
+
+@pytest.mark.parametrize(
+    ("covers", "reader"),
+    [
+        (tasteful([0, 0], [1, 0], [0, 1], space="elsewhere"), softmax(1, 2)),
+        (tasteful([0, 0], [1, 0], [float("nan"), 1]), softmax(1, 2)),
+        (tasteful([0, 0], [1, 0], [0, 1]), softmax(1, 2, 3)),
+        (offer(NEUTRAL, "s1", "s2"), softmax(1, 2)),
+        (tasteful([0, 0], [1, 0], [0, 1]), replace(softmax(1, 2), taste=None)),
+    ],
+)
+def test_without_a_taste_that_fits_a_policy_is_that_of_the_segment(covers, reader):
+    choice = choose(covers, reader, "i", DAY, exploration=0.3)
+    assert dict(zip(choice.candidates, choice.propensities, strict=True))[cover("s1")] == pytest.approx(0.8)
+
+
+def test_switched_off_means_neutral_whatever_the_taste():
+    choice = choose(tasteful([0, 0], [9, 9]), softmax(9, 9), "i", DAY, personalization=False)
+    assert (choice.cover_segment, choice.propensities) == (NEUTRAL, (1.0,))
 
 
 def token_of(segments: int, item_id: str = "i", user: str = "u") -> tuple[str, str | None]:

@@ -26,9 +26,10 @@ VIEWS = {
         "item_id",
         {
             **dict.fromkeys(("item_version", "generation", "release", "width", "height"), "Int64"),
-            **dict.fromkeys(("state", "reference_image"), "String"),
+            **dict.fromkeys(("state", "reference_image", "space"), "String"),
             **dict.fromkeys(("segment_ids", "cover_ids", "fallbacks"), "Array(String)"),
             "scores": "Array(Float32)",
+            "embeddings": "Bytes",
         },
     ),
 }
