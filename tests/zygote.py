@@ -137,7 +137,7 @@ def _child(request: dict[str, Any]) -> int:
         return 0
     import threading
 
-    from workers import logs
+    from workers import logs, tracing
     from workers.covers.service import run
     from workers.settings import settings
     from workers.supervisor import on_signals
@@ -145,7 +145,11 @@ def _child(request: dict[str, Any]) -> int:
     stop = threading.Event()
     on_signals(stop)
     logs.configure(settings(), "covers")
-    return run(settings(), stop, _faulty(request["arguments"]))
+    tracing.configure(settings(), "covers")
+    try:
+        return run(settings(), stop, _faulty(request["arguments"]))
+    finally:
+        tracing.flush()
 
 
 class _Faulty:

@@ -32,7 +32,7 @@ def run(
     with_parent: Annotated[bool, typer.Option(help="End when standard input closes (for supervisors).")] = False,
 ) -> None:
     """Run one service until SIGTERM; settings come from ICG_… variables."""
-    from workers import logs
+    from workers import logs, tracing
     from workers.settings import settings
     from workers.supervisor import end_with_parent, on_signals
 
@@ -43,8 +43,13 @@ def run(
     if with_parent:
         end_with_parent(stop)
     logs.configure(settings(), service)
+    tracing.configure(settings(), service)
     room = importlib.import_module(f"workers.{service}.service")
-    raise typer.Exit(room.run(settings(), stop))
+    try:
+        status = room.run(settings(), stop)
+    finally:
+        tracing.flush()
+    raise typer.Exit(status)
 
 
 @app.command()
@@ -141,7 +146,7 @@ def _status() -> int:
 
     for name, (module, help_text) in MOUNTED.items():
         app.add_typer(importlib.import_module(module).app, name=name, help=help_text, no_args_is_help=True)
-    for module in ("icg.evaluation.cli", "workers.publishing"):
+    for module in ("icg.evaluation.cli", "workers.bootstrap", "workers.publishing"):
         importlib.import_module(module).add_to(app)
     try:
         app()

@@ -28,23 +28,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from workers import probes
+from workers.bootstrap import EXAMPLES, PARTS, people, release_folder
 from workers.embedded import Embedded
 from workers.events import DEAD_LETTERS, NEUTRAL, CoverReady, ItemPublish
 from workers.exceptions import EmbeddedError, Fault, UserError
 from workers.messaging import Follower, Producer
-from workers.records import Part, Release
+from workers.records import Release
 from workers.releases import Releases
 from workers.settings import Api, Audit, Preferences, Settings, environment
 from workers.storage import ObjectStore
 from workers.supervisor import ServiceEnded, Supervisor
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 LEAST_FREE_BYTES = 2 * 2**30
 """For model parts, local copies of them, logs and tables."""
 
 SERVICES = ("covers", "preferences", "audit", "api")
-PARTS: tuple[Part, ...] = ("base", "mllm", "space", "adapter", "rewards", "preference")
-IN_SPACE = {"adapter", "preference"}
 
 
 class DemoError(UserError):
@@ -160,7 +158,7 @@ class Demo:
 
         with self._stage("model, users, segments", len(PARTS) + 2) as step:
             self._release(releases, model, step)
-            before = self._people(settings, releases)
+            before = self._people(settings)
             step(len(PARTS) + 2)
         self._wait(services, "cover worker ready", 1, lambda: int(probes.ready(health["covers"])))
         items = self._publish(settings, producer)
@@ -221,24 +219,11 @@ class Demo:
 
     def _release(self, releases: Releases, model: ModelBuild, step: Callable[[int], None]) -> Release:
         """Store the parts of icg-tiny, release them as number 1."""
-        folder = model.wait()
-        revisions: dict[Part, str] = {}
-        for done, part in enumerate(PARTS, 1):
-            space = revisions["space"] if part in IN_SPACE else None
-            revisions[part] = releases.put_folder(part, folder / part, space=space, made_by="icg demo")
-            step(done)
-        return releases.publish(revisions, "first release of the demo", "base")
+        return release_folder(releases, model.wait(), made_by="icg demo", progress=step)
 
-    def _people(self, settings: Settings, releases: Releases) -> Release:
+    def _people(self, settings: Settings) -> Release:
         """Import the example's user embeddings and build segments: the release that covers are drawn under."""
-        from workers.segments import build
-        from workers.users import import_users
-
-        import_users(settings, EXAMPLES / "users.parquet")
-        build(settings)
-        release = releases.current()
-        assert release is not None
-        return release
+        return people(settings, EXAMPLES / "users.parquet")
 
     def _publish(self, settings: Settings, producer: Producer) -> list[dict[str, Any]]:
         from workers.publishing import publish_file

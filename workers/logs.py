@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel, SecretStr
 
 from workers.settings import Settings
+from workers.tracing import current_trace_id
 
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
@@ -54,7 +55,7 @@ def secrets_of(settings: BaseModel) -> set[str]:
 
 
 class JsonLines(logging.Formatter):
-    """Fields: time, level, service, logger, message, error if there is one, and whatever was passed as `extra`."""
+    """Fields: time, level, service, logger, message, trace_id and error where there is one, and what `extra` passed."""
 
     def __init__(self, redact: Redact, service: str = "") -> None:
         super().__init__()
@@ -69,6 +70,8 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        if (trace_id := current_trace_id()) is not None:
+            line["trace_id"] = trace_id
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
         line |= {name: value for name, value in record.__dict__.items() if name not in _STANDARD}

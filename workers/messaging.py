@@ -18,7 +18,9 @@ from typing import Any, Literal
 import confluent_kafka
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
+from opentelemetry.trace import Span
 
+from workers import tracing
 from workers.events import (
     DEAD_LETTERS,
     EVENTS,
@@ -222,31 +224,52 @@ class Producer(_Reachable):
                 self._client = self._connect()
                 broken.flush(5)
 
-    def send_event(
-        self, event: Event, event_id: str | None = None, trace: Mapping[str, str] | None = None
-    ) -> Future[tuple[int, int]]:
-        """Queue an event under its own topic and key, with CloudEvents headers.
+    def send_event(self, event: Event, event_id: str | None = None) -> Future[tuple[int, int]]:
+        """Queue an event under its own topic and key, with CloudEvents headers and the current trace.
 
         Args:
             event_id: default: the event's own, a new UUID where it has none.
-            trace: W3C headers to carry on.
         """
         if event_id is None:
             event_id = _own_id(event) or str(uuid.uuid4())
-        headers = headers_for(event, event_id, f"/icg/{self.name}", trace)
         partition = 0 if isinstance(event, PreferencePairs) else None
-        return self.send(event.topic, event.encode(), event.key(), headers, partition)
+        span = tracing.sending(event.topic, event.key(), event_id)
+        headers = headers_for(event, event_id, f"/icg/{self.name}", tracing.headers_of(span))
+        return self._traced(span, event.topic, event.encode(), event.key(), headers, partition)
+
+    def _traced(
+        self,
+        span: Span,
+        topic: str,
+        value: bytes | None,
+        key: str | bytes | None,
+        headers: Mapping[str, bytes],
+        partition: int | None = None,
+    ) -> Future[tuple[int, int]]:
+        """Send; the span ends with the delivery."""
+        try:
+            future = self.send(topic, value, key, headers, partition)
+        except BaseException as error:
+            span.record_exception(error)
+            span.end()
+            raise
+        if span.is_recording():
+            future.add_done_callback(lambda _: span.end())
+        return future
 
     def dead_letter(self, message: Message, reason: str, attempt: int = 1) -> Future[tuple[int, int]]:
         """Queue the original bytes under the original key to `dead-letters`; the headers say why and where from.
 
         What would not fit beside those headers is cut, and `dlq_truncated` says from how many bytes: a dead letter that
-        cannot be written would hold back its partition for ever.
+        cannot be written would hold back its partition for ever. Its trace is the current one, else the message's own.
         """
-        headers = dead_letter_headers(reason, message.source(), self.name, attempt, message.headers)
+        parent = None if tracing.current_trace_id() else tracing.context_of(message.headers)
+        span = tracing.sending(DEAD_LETTERS, message.key, message.source().event_id or "", parent)
+        traced = {name: value.encode() for name, value in tracing.headers_of(span).items()}
+        headers = dead_letter_headers(reason, message.source(), self.name, attempt, message.headers | traced)
         room = MOST_BYTES - 1_000 - len(message.key or b"") - _size(headers)
         if room < 100_000:  # the headers themselves are the attack
-            headers = dead_letter_headers(reason, message.source(), self.name, attempt)
+            headers = dead_letter_headers(reason, message.source(), self.name, attempt, traced)
             headers["dlq_headers_dropped"] = b"1"
             room = MOST_BYTES - 1_000 - len(message.key or b"") - _size(headers)
         value, key = message.value, message.key
@@ -255,7 +278,7 @@ class Producer(_Reachable):
         if value is not None and len(value) > room - 100:
             headers["dlq_truncated"] = str(len(value)).encode()
             value = value[: room - 100]
-        return self.send(DEAD_LETTERS, value, key, headers)
+        return self._traced(span, DEAD_LETTERS, value, key, headers)
 
     def flush(self, timeout: float) -> int:
         """Wait up to `timeout` seconds for deliveries; how many messages are still on the way."""

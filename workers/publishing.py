@@ -192,15 +192,18 @@ def send(config: Settings, events: Iterable[tuple[Event, str | None]], count: in
     Raises:
         MessagingFault: no broker, or it did not acknowledge in time; what it took is named.
     """
+    from workers import tracing
     from workers.messaging import Producer, wait_for_broker
 
     wait_for_broker(config.kafka, min(10.0, timeout))
+    tracing.configure(config, "publish")
     producer = Producer(config.kafka, "publish")
     try:
         for _ in _progress(_delivered(producer, events, timeout), count, "events"):
             pass
     finally:
         producer.close(timeout=2.0)
+        tracing.flush()
 
 
 def _delivered(

@@ -113,6 +113,7 @@ class Sidecar(Record):
     space: Digest = Field(description="Revision of the space whose cover encoder made the embedding.")
     release: int
     source: Source
+    trace_id: str | None = Field(None, description="OpenTelemetry trace in which it was drawn.")
     time: AwareDatetime = Field(default_factory=_now)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from workers import tracing
 from workers.events import DEAD_LETTERS, ItemPublish, ItemRefresh, ModelUpdate, UserBehavior
 from workers.exceptions import MessageTooLarge, MessagingFault, OffsetLost
 from workers.messaging import TOPICS, Consumer, Follower, Message, Producer, ensure_topics, wait_for_broker
@@ -95,7 +96,9 @@ def test_a_partition_can_be_chosen(broker: Kafka, producer: Producer) -> None:
 def test_an_event_carries_cloudevents_headers_and_its_key(broker: Kafka, producer: Producer) -> None:
     follower = Follower(broker, ItemPublish.topic, start="latest")
     event = ItemPublish(item_id="lantern", item_version=3, title="The Lantern at Night")
-    producer.send_event(event, "id-1", {"traceparent": "00-aa-bb-01"}).result(20)
+    parent = f"00-{'a' * 32}-{'b' * 16}-01"
+    with tracing.processing("another", 0, 0, {"traceparent": parent.encode(), "tracestate": b"vendor=1"}):
+        producer.send_event(event, "id-1").result(20)
     (message,) = drain(follower, 1)
     follower.close()
     assert ItemPublish.decode(message.value) == event
@@ -103,7 +106,9 @@ def test_an_event_carries_cloudevents_headers_and_its_key(broker: Kafka, produce
     assert message.headers["ce_id"] == b"id-1"
     assert message.headers["ce_source"] == b"/icg/test"
     assert message.headers["ce_type"] == b"icg.item-publish.v1"
-    assert message.headers["traceparent"] == b"00-aa-bb-01"
+    # Without an SDK there are no spans of ours: the platform's goes on as it came.
+    assert message.headers["traceparent"] == parent.encode()
+    assert message.headers["tracestate"] == b"vendor=1"
     assert message.source().event_id == "id-1"
 
 

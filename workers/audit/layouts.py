@@ -6,7 +6,6 @@ Pure. Columns that could lead to a person are left out of Delta's statistics (`L
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,6 +26,7 @@ from workers.events import (
 )
 from workers.messaging import Message
 from workers.records import Part
+from workers.tracing import trace_id_of
 
 Row = dict[str, Any]
 UNREADABLE = "unreadable"
@@ -35,7 +35,6 @@ REWARDS = ("aesthetic", "relevance")
 """Those that every release has are columns of their own; others are found in the map `rewards` alone."""
 
 TIME = pa.timestamp("us", tz="UTC")
-_TRACEPARENT = re.compile(r"^[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}$")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_MILLISECOND = 4_102_444_800_000  # 2100: a broker time beyond it is a producer's mistake
 # Topics whose key, or whose producer's ids, may name a person.
@@ -79,13 +78,12 @@ _COMMON_INDEXED = ("kafka_partition", "kafka_offset", "kafka_time")
 def _common(message: Message) -> Row:
     stamp = message.timestamp_ms
     time = datetime.fromtimestamp(stamp / 1000, UTC) if 0 <= stamp < _LAST_MILLISECOND else _EPOCH
-    trace = _TRACEPARENT.match(_header(message.headers, "traceparent") or "")
     return {
         "day": time.date(),
         "kafka_partition": message.partition,
         "kafka_offset": message.offset,
         "kafka_time": time,
-        "trace_id": trace[1] if trace else None,
+        "trace_id": trace_id_of(message.headers),
     }
 
 

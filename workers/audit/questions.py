@@ -39,7 +39,7 @@ def lineage(views: Views, store: ObjectStore, cover_id: str) -> Record:
     rows = views.records(
         """
         select cover_id, segment_id, rendition, fallback, item_id, item_version, release, generation, outcome, time,
-               source_topic, source_partition, source_offset, source_event_id, address, sha256, rewards
+               source_topic, source_partition, source_offset, source_event_id, address, sha256, rewards, trace_id
         from cover_ready where starts_with(cover_id, $cover)
         qualify row_number() over (
             partition by cover_id, segment_id, rendition, generation order by kafka_time, kafka_offset) = 1
@@ -82,6 +82,7 @@ def lineage(views: Views, store: ObjectStore, cover_id: str) -> Record:
             "time": sidecar.time if sidecar else first["time"],
             "release": release,
             "segment_id": sidecar.segment_id if sidecar else first["segment_id"],
+            "trace_id": sidecar.trace_id if sidecar else first["trace_id"],
             "revisions": _revisions(views, release),
         },
         "event": event,

@@ -10,8 +10,9 @@ import logging
 import threading
 import time
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
+from workers import tracing
 from workers.audit.sink import TOPICS, Partition, Sink
 from workers.exceptions import Fault, MessagingFault, OffsetLost, Stopped, StorageFault
 from workers.health import Health
@@ -28,6 +29,7 @@ PATIENCE_SECONDS = 3.0
 
 _ROWS = Counter("icg_audit_rows", "Rows appended.", ["table"])
 _APPEND = Histogram("icg_audit_append_seconds", "One flush of all tables.", buckets=(0.1, 0.3, 1, 3, 10, 30))
+_LAG = Gauge("icg_audit_lag", "Messages not read yet.", ["topic"])
 _COMPACTED = Counter("icg_audit_compacted_days", "Days whose small files were merged.", ["table"])
 
 
@@ -95,7 +97,7 @@ class Audit:
         if not self._sink.messages:
             self._commit(consumer)
             return
-        with _APPEND.time():
+        with _APPEND.time(), tracing.together("append", self._sink.headers()):
             new = retrying(self._append, what="append", stop=self._stop, on_retry=self._away)
         self._health.set("storage", True)
         for table, rows in new.items():
@@ -143,4 +145,17 @@ class Audit:
             why = "no answer" if not broker else "no partitions assigned"
             self._health.set("kafka", broker and bool(consumer.assignment()), why)
             self._health.set("storage", store, "no answer")
+            if broker:
+                self._show_lag(consumer)
             self._asked = time.monotonic()
+
+    def _show_lag(self, consumer: Consumer) -> None:
+        behind = dict.fromkeys(TOPICS, 0)
+        try:
+            for (topic, _), lag in consumer.lag(PATIENCE_SECONDS).items():
+                behind[topic] += lag
+        except MessagingFault as fault:
+            log.info("%s", fault)  # the ping beside this says that the broker is away
+            return
+        for topic, lag in behind.items():
+            _LAG.labels(topic).set(lag)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import date
 
 import pyarrow as pa
@@ -53,6 +53,10 @@ class Sink:
     @property
     def messages(self) -> int:
         return sum(map(len, self._rows.values())) + len(self._bad)
+
+    def headers(self) -> Iterator[Mapping[str, bytes]]:
+        """Of the messages in the buffer, for whoever traces."""
+        return (message.headers for entries in self._rows.values() for message, _ in entries)
 
     @property
     def age(self) -> float:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from prometheus_client import Counter, Gauge, Histogram
+
+from workers import tracing
 
 OUTCOMES = Counter("icg_covers_outcomes", "Events by how they ended.", ["outcome"])
 DEAD_LETTERS = Counter("icg_covers_dead_letters", "Events that were bad.")
@@ -28,3 +34,23 @@ STAGES = Histogram(
     ["stage"],
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
 )
+READY = Histogram(
+    "icg_covers_ready_seconds",
+    "Seconds from an event's own Kafka timestamp to its cover-ready, queueing included.",
+    ["topic"],
+    buckets=(0.25, 0.5, 1, 2, 3, 5, 8, 13, 30, 60, 300, 1800),
+)
+
+
+@contextmanager
+def stage(name: str) -> Iterator[None]:
+    """A part of an event's work: a span of its trace, and its seconds in `STAGES` unless it fails."""
+    begun = time.monotonic()
+    with tracing.span(name):
+        yield
+    STAGES.labels(name).observe(time.monotonic() - begun)
+
+
+def lap(done: tracing.Lap) -> None:
+    """A part of the work of a whole batch, in `STAGES` once."""
+    STAGES.labels(done.name).observe(done.seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import random
 from collections.abc import Callable
@@ -35,10 +36,11 @@ class Patience:
             what: for the log: "write the manifest".
         """
         loop = asyncio.get_running_loop()
+        context = contextvars.copy_context()  # the trace goes along into the thread
         attempt = 0
         while True:
             try:
-                result = await loop.run_in_executor(self._pool, call, *args)
+                result = await loop.run_in_executor(self._pool, context.run, call, *args)
             except Fault as fault:
                 attempt += 1
                 await self.pause(condition, what, attempt, fault)

@@ -96,6 +96,8 @@ class Publishes:
         servers = ";".join(f"kafka://{server}" for server in settings.bootstrap_servers.split(","))
         self._lane = lane
         self._stopping = False
+        self.assigned = False
+        """Whether the group has given us our share of the partitions, be it none."""
         self.app = faust.App(
             GROUP,
             broker=servers,
@@ -124,6 +126,7 @@ class Publishes:
         topic = self.app.topic(ItemPublish.topic, key_serializer="raw", value_serializer="raw")
         self.app.agent(topic, name="covers")(self._agent)
         self.app.on_partitions_revoked.connect(self._revoked, weak=False)
+        self.app.on_partitions_assigned.connect(self._given, weak=False)
 
     async def _agent(self, stream: StreamT[Any]) -> None:
         stream.enable_acks = False
@@ -134,6 +137,9 @@ class Publishes:
 
     async def _revoked(self, _: Any, revoked: set[TP], **__: Any) -> None:
         self._lane.drop((tp.topic, tp.partition) for tp in revoked)
+
+    async def _given(self, _: Any, __: set[TP], **___: Any) -> None:
+        self.assigned = True
 
     async def start(self) -> None:
         await self.app.start()

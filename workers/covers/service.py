@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 DRAIN_SECONDS = 8.0
 """For what is being drawn and stored at SIGTERM; two more are left for leaving the groups."""
 LAG_SECONDS = 5.0
+ASK_SECONDS = 5.0
 BATCHES_IN_THE_MAKING = 4
 """One filling, one prepared, one drawn, one stored."""
 SWITCH_SECONDS = 0.001
@@ -64,7 +65,7 @@ def run(settings: Settings, stop: threading.Event, make: MakeGenerator = make_ge
     if settings.covers.threads:
         torch.set_num_threads(settings.covers.threads)
     sys.setswitchinterval(SWITCH_SECONDS)
-    health = Health(settings.health_port)
+    health = Health(settings.health_port, host=settings.health_host, service="covers")
     # Not asyncio.run: it waits without limit for what is left at the end, and a crashed Faust leaves tasks that stay.
     loop = asyncio.new_event_loop()
     try:
@@ -115,6 +116,7 @@ class _Service:
 
     async def main(self) -> int:
         self.health.set("release", False, "no release yet")
+        self.health.set("partitions", False, "not assigned yet")
         failed: list[BaseException] = []
         tasks: list[asyncio.Task[None]] = []
         ended = asyncio.Event()
@@ -149,6 +151,7 @@ class _Service:
                 publishes, refreshes = self._intakes(begun)
                 background(refreshes.run(self._refresh_lane(refreshes)))
                 background(self._measure_lag())
+                background(self._ask_stores())
                 background(self._watch_faust(publishes))
                 self.health.watch(self.settings.covers.stuck_seconds, self._busy)
                 await publishes.start()
@@ -200,6 +203,7 @@ class _Service:
 
     async def _watch_faust(self, publishes: Publishes) -> None:
         while publishes.crashed is None:
+            self.health.set("partitions", publishes.assigned, "not assigned yet")
             await asyncio.sleep(0.5)
         raise publishes.crashed
 
@@ -219,6 +223,15 @@ class _Service:
             refreshing = self.refresh_lane.busy if self.refresh_lane else 0
             metrics.PENDING.set(self.publish_lane.busy + refreshing)
             await asyncio.sleep(LAG_SECONDS)
+
+    async def _ask_stores(self) -> None:
+        """A worker without work would not notice that S3 or Feast is away, nor that it is back."""
+        loop = asyncio.get_running_loop()
+        asks = {"s3": self.ports.store.ping, "feast": self.features.ping}
+        while True:
+            for name, ask in asks.items():
+                self.health.set(name, await loop.run_in_executor(self.pool, ask), "no answer")
+            await asyncio.sleep(ASK_SECONDS)
 
     def _offer(self, release: Release) -> None:
         self.wanted = release

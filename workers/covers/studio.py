@@ -30,6 +30,7 @@ from workers.covers.references import decode
 from workers.events import BadEvent
 from workers.health import Health
 from workers.settings import Covers
+from workers.tracing import Context, Lap, Laps
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,8 @@ class Job:
     future: asyncio.Future[dict[str, Judged]]
     rank: int
     alone: bool
+    trace: Context
+    since: Laps = field(default_factory=Laps)
     failures: int = 0
     image: Image.Image | None = None
 
@@ -195,9 +198,9 @@ class Studio:
 
     async def _process(self, batch: list[Job]) -> None:
         loop = asyncio.get_running_loop()
-        begun = time.monotonic()
+        waited = [(job, job.since.lap("wait")) for job in batch]
         try:
-            loaded, fresh, drawn = await loop.run_in_executor(self._drawer, self._draw, batch)
+            loaded, fresh, drawn, laps = await loop.run_in_executor(self._drawer, self._draw, batch)
         except Exception as error:
             self._release()
             await self._recover(batch, error)
@@ -213,38 +216,52 @@ class Studio:
         metrics.BATCH_ITEMS.observe(len(fresh))
         metrics.BATCH_FILL.observe(len(fresh) / self._settings.batch_items)
         metrics.DRAWN.inc(sum(map(len, drawn)))
-        metrics.STAGES.labels("draw").observe(time.monotonic() - begun)
+        for job, lap in waited:
+            metrics.lap(lap)
+            lap.record(job.trace)
+        self._note(laps, fresh)
         images = [image for row in drawn for image in row]
         titles = [job.title for job in fresh for _ in job.covers]
-        begun = time.monotonic()
+        judging = Laps()
         try:
-            judged = iter(
-                await loop.run_in_executor(self._judges, self._judge, loaded, images, titles, self._settings.gate)
+            verdicts = await loop.run_in_executor(
+                self._judges, self._judge, loaded, images, titles, self._settings.gate
             )
         except Exception as error:
             await self._recover(fresh, error)
             return
-        metrics.STAGES.labels("judge").observe(time.monotonic() - begun)
+        self._note([judging.lap("gate")], fresh)
+        judged = iter(verdicts)
         for job in fresh:
             result = {cover.cover_id: next(judged) for cover in job.covers}
             if not job.future.done():
                 job.future.set_result(result)
 
-    def _draw(self, batch: list[Job]) -> tuple[Loaded, list[Job], list[list[Image.Image]]]:
+    def _note(self, laps: Sequence[Lap], jobs: Sequence[Job]) -> None:
+        """What the batch took, once in the metrics and in each event's trace."""
+        covers = sum(len(job.covers) for job in jobs)
+        for lap in laps:
+            metrics.lap(lap)
+            for job in jobs:
+                lap.record(job.trace, **{"icg.batch.items": len(jobs), "icg.batch.covers": covers})
+
+    def _draw(self, batch: list[Job]) -> tuple[Loaded, list[Job], list[list[Image.Image]], list[Lap]]:
         """On the drawing thread. Jobs that were planned for other models than those in use are left out."""
         loaded = self.loaded
         assert loaded is not None
         fresh = [job for job in batch if job.loaded is loaded]
         if not fresh:
-            return loaded, [], []
+            return loaded, [], [], []
         begun = time.monotonic()
+        watch = Laps()
         try:
             context = loaded.generator.encode([Item(title=job.title, image=job.image) for job in fresh])
+            encoded = watch.lap("encode")
             vectors = [[cover.vector for cover in job.covers] for job in fresh]
             drawn = loaded.generator.generate(context, vectors, [job.seed for job in fresh])
         finally:
             metrics.BUSY.inc(time.monotonic() - begun)
-        return loaded, fresh, drawn
+        return loaded, fresh, drawn, [encoded, watch.lap("denoise")]
 
     def _judge(
         self, loaded: Loaded, images: Sequence[Image.Image], titles: Sequence[str | None], gate: float

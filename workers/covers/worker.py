@@ -13,13 +13,16 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
 
 from PIL import Image
 
+from workers import tracing
 from workers.covers import metrics
 from workers.covers.acks import Partition
+from workers.covers.embeddings import Embeddings
 from workers.covers.inflight import DRAW_ALONE, GIVE_UP, InFlight
 from workers.covers.loading import Loaded, rendition, sampler_record
 from workers.covers.patience import Patience
@@ -71,8 +74,6 @@ log = logging.getLogger(__name__)
 VECTORS_SECONDS = 2.0
 """How long the segments' vectors are kept: all items of a busy moment share one call to Feast."""
 
-TRACE = ("traceparent", "tracestate")
-
 
 class _OlderRelease(Exception):
     def __init__(self, wanted: int) -> None:
@@ -107,6 +108,7 @@ class Worker:
         self._items: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._loading: dict[tuple[str, int], asyncio.Lock] = {}
         self._reading = asyncio.Lock()
+        self._embeddings = Embeddings(ports.store)
         self._vectors: tuple[Loaded | None, float, dict[str, dict[str, Any]]] = (None, 0.0, {})
         self._rows: list[tuple[dict[str, Any], asyncio.Future[None]]] = []
         self._rows_there = asyncio.Event()
@@ -116,11 +118,13 @@ class Worker:
     async def handle(self, message: Message, kind: type[ItemPublish] | type[ItemRefresh]) -> Outcome:
         """Bring the event to its one outcome. Returns when everything about it is delivered and it may be acked."""
         begun = time.monotonic()
-        try:
-            outcome = await self._outcome(message, kind)
-        except BadEvent as error:
-            await self._refuse(message, str(error))
-            outcome = Outcome.DEAD_LETTERED
+        with tracing.processing(message.topic, message.partition, message.offset, message.headers) as span:
+            try:
+                outcome = await self._outcome(message, kind)
+            except BadEvent as error:
+                await self._refuse(message, str(error))
+                outcome = Outcome.DEAD_LETTERED
+            span.set_attribute("icg.outcome", outcome.value)
         self._inflight.end((message.topic, message.partition), message.offset)
         metrics.OUTCOMES.labels(outcome=outcome.value).inc()
         metrics.STAGES.labels("event").observe(time.monotonic() - begun)
@@ -132,7 +136,8 @@ class Worker:
         self._inflight.forget(partitions)
 
     async def _outcome(self, message: Message, kind: type[ItemPublish] | type[ItemRefresh]) -> Outcome:
-        event = kind.decode(message.value)
+        with metrics.stage("validate"):
+            event = kind.decode(message.value)
         deaths = await self._deaths(message)
         if deaths >= GIVE_UP:
             raise BadEvent(f"drawing it has ended the worker {deaths} times")
@@ -219,10 +224,9 @@ class Worker:
                     manifest = published(item, source, before, loaded.number, reference_sha256, covers)
         if not may_write(before, manifest):
             raise AssertionError(f"the manifest of {event.item_id} would go back")
-        begun = time.monotonic()
         etag = stored.etag if stored else None
-        await self._patience("s3", "write the manifest", self._ports.store.put_if, key, manifest.encode(), etag)
-        metrics.STAGES.labels("commit").observe(time.monotonic() - begun)
+        with metrics.stage("manifest"):
+            await self._patience("s3", "write the manifest", self._ports.store.put_if, key, manifest.encode(), etag)
         return manifest.outcome, manifest
 
     async def _covers(
@@ -267,6 +271,7 @@ class Worker:
                 future=asyncio.get_running_loop().create_future(),
                 rank=memory.rank,
                 alone=alone,
+                trace=tracing.get_current(),
             )
             judged = await self._studio.draw(job)
             memory.counted += 1
@@ -303,11 +308,10 @@ class Worker:
         if item.reference_image is None:
             return None
         if memory.reference is None:
-            begun = time.monotonic()
-            memory.reference = await self._patience(
-                "s3", "fetch a reference image", self._ports.fetcher.fetch, item.reference_image
-            )
-            metrics.STAGES.labels("reference").observe(time.monotonic() - begun)
+            with metrics.stage("reference"):
+                memory.reference = await self._patience(
+                    "s3", "fetch a reference image", self._ports.fetcher.fetch, item.reference_image
+                )
         if refreshing is not None and memory.reference.sha256 != refreshing.reference_sha256:
             raise BadEvent("reference image: it has changed since the item was published; publish a greater version")
         return memory.reference
@@ -323,7 +327,7 @@ class Worker:
                 if beside in keys and cover_key(item.item_id, cover_id) in keys:
                     stored = self._ports.store.get(beside)
                     if stored is not None:
-                        found[cover_id] = _entry(Sidecar.decode(stored.data))
+                        found[cover_id] = self._entry(Sidecar.decode(stored.data))
             return found
 
         found = await self._patience("s3", "look for covers", look)
@@ -334,18 +338,15 @@ class Worker:
         self, item: Item, covers: Sequence[PlannedCover], judged: Mapping[str, Judged], loaded: Loaded, source: Source
     ) -> dict[str, ManifestCover]:
         """Encode and upload what passed the gate, in threads, while the next batch is drawn."""
-        begun = time.monotonic()
         good = [cover for cover in covers if judged[cover.cover_id].passed]
         for cover in covers:
             if not judged[cover.cover_id].passed:
                 metrics.GATE_REFUSALS.labels(kind="neutral" if cover.vector is None else "segment").inc()
-        stored = await asyncio.gather(
-            *(
-                self._patience("s3", "store a cover", self._store, item, cover, judged[cover.cover_id], loaded, source)
-                for cover in good
+        store = partial(self._patience, "s3", "store a cover", self._store)
+        with metrics.stage("store"):
+            stored = await asyncio.gather(
+                *(store(item, cover, judged[cover.cover_id], loaded, source) for cover in good)
             )
-        )
-        metrics.STAGES.labels("store").observe(time.monotonic() - begun)
         return {cover.cover_id: entry for cover, entry in zip(good, stored, strict=True)}
 
     def _store(self, item: Item, cover: PlannedCover, judged: Judged, loaded: Loaded, source: Source) -> ManifestCover:
@@ -374,6 +375,7 @@ class Worker:
             space=loaded.release.parts["space"],
             release=loaded.number,
             source=source,
+            trace_id=tracing.current_trace_id(),
         )
         beside = sidecar_key(item.item_id, cover.cover_id)
         if not store.put_new(beside, sidecar.encode(), "application/json"):
@@ -381,7 +383,19 @@ class Worker:
             if stored is None:
                 raise StorageFault(f"{beside} is there and is not")
             sidecar = Sidecar.decode(stored.data)
-        return _entry(sidecar)
+        return self._entry(sidecar)
+
+    def _entry(self, sidecar: Sidecar) -> ManifestCover:
+        """What the manifest says of a cover; its embedding is remembered for the row in Feast."""
+        self._embeddings.learn(sidecar)
+        size = sidecar.inputs.rendition
+        return ManifestCover(
+            cover_id=sidecar.cover_id,
+            sha256=sidecar.sha256,
+            width=size.width,
+            height=size.height,
+            rewards=sidecar.rewards,
+        )
 
     async def _platform_picture(
         self, item: Item, reference: Reference, loaded: Loaded, source: Source
@@ -397,13 +411,16 @@ class Worker:
 
     async def _announce(self, item_id: str, outcome: Outcome, manifest: Manifest | None, message: Message) -> None:
         """Feast, then `cover-ready`, from the manifest alone."""
-        begun = time.monotonic()
         if manifest is not None and outcome in {Outcome.DRAWN, Outcome.RETRACTED}:
-            await self._push(feast_row(manifest, self._rendition.rendition_id))
+            with metrics.stage("feast"):
+                size = self._rendition.rendition_id
+                known = await self._patience("s3", "read embeddings", self._embeddings.of, manifest, size)
+                await self._push(feast_row(manifest, size, known))
         event = ready_event(item_id, manifest, message.source(), outcome, self._ports.store.address)
-        trace = {name: message.headers[name].decode("latin-1") for name in TRACE if name in message.headers}
-        await self._deliver(lambda: self._ports.producer.send_event(event, event.event_id(), trace))
-        metrics.STAGES.labels("announce").observe(time.monotonic() - begun)
+        with metrics.stage("ready"):
+            await self._deliver(lambda: self._ports.producer.send_event(event, event.event_id()))
+        if message.timestamp_ms > 0:
+            metrics.READY.labels(message.topic).observe(max(0.0, time.time() - message.timestamp_ms / 1000))
 
     async def _push(self, row: dict[str, Any]) -> None:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -474,13 +491,3 @@ def _filling(image: Image.Image, size: Rendition) -> Image.Image:
     left, top = (scaled.width - size.width) // 2, (scaled.height - size.height) // 2
     return scaled.crop((left, top, left + size.width, top + size.height))
 
-
-def _entry(sidecar: Sidecar) -> ManifestCover:
-    size = sidecar.inputs.rendition
-    return ManifestCover(
-        cover_id=sidecar.cover_id,
-        sha256=sidecar.sha256,
-        width=size.width,
-        height=size.height,
-        rewards=sidecar.rewards,
-    )

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from icg.exceptions import BadWeights
 from icg.preference import Head
+from workers import tracing
 from workers.exceptions import BadPart, Fault, FeatureFault, MessagingFault, OffsetLost, Stopped, StorageFault
 from workers.features import Features
 from workers.health import Health
@@ -156,8 +157,9 @@ class _Service:
 
     def _learn(self, partitions: Partitions, records: Sequence[Any]) -> None:
         ordered = sorted(records, key=lambda record: record.partition())  # stable: offsets stay in order
-        for partition, each in groupby(ordered, key=lambda record: record.partition()):
-            partitions.take(partition, list(each))
+        with tracing.together("learn", map(_headers, records)):
+            for partition, each in groupby(ordered, key=lambda record: record.partition()):
+                partitions.take(partition, list(each))
 
     def _show_lag(self, consumer: Consumer) -> None:
         try:
@@ -208,3 +210,7 @@ class _Service:
         for name in self._health.failed().keys() & pings.keys():
             if pings[name]():
                 self._health.set(name, True)
+
+
+def _headers(record: Any) -> dict[str, bytes]:
+    return {name: value or b"" for name, value in record.headers() or ()}

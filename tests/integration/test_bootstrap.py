@@ -1,0 +1,87 @@
+"""What `icg bootstrap` and `icg features apply` leave behind, and that twice is as once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from workers.bootstrap import PARTS, first_release, people
+from workers.embedded import Embedded
+from workers.exceptions import UserError
+from workers.features import Features
+from workers.messaging import Producer
+from workers.releases import Releases
+from workers.settings import S3, Feast, Settings, environment
+from workers.storage import ObjectStore
+
+
+@pytest.fixture
+def settings(embedded: Embedded, s3: S3, feast_repo: Feast, tmp_path: Path) -> Settings:
+    return Settings(kafka=embedded.kafka, s3=s3, feast=feast_repo, cache=tmp_path / "cache")
+
+
+def command(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
+    variables = environment(kafka=settings.kafka, s3=settings.s3, feast=settings.feast)
+    return subprocess.run(
+        [sys.executable, "-m", "workers.cli", *arguments],
+        env=variables | {"ICG_CACHE": str(settings.cache)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def test_a_new_deployment_has_model_users_and_segments_then(
+    settings: Settings, store: ObjectStore, tiny_model: Path
+) -> None:
+    done = command(settings, "bootstrap", "--model", str(tiny_model))
+    assert done.returncode == 0, done.stderr
+    release = Releases(store, settings.cache).current()
+    assert release is not None
+    assert set(release.parts) == {*PARTS, "segments"}
+    features = Features(settings.feast)
+    segments = Releases(store, settings.cache).segments(release)
+    assert segments is not None
+    rows = features.read("cover_generation", [{"segment_id": each.segment_id} for each in segments.segments])
+    features.close()
+    assert [row["vector"] for row in rows] == [pytest.approx(each.vector) for each in segments.segments]
+
+    again = command(settings, "bootstrap")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout == done.stdout
+    assert Releases(store, settings.cache).current() == release
+
+
+def test_what_a_crash_left_out_is_made_up_for(settings: Settings, store: ObjectStore, tiny_model: Path) -> None:
+    producer = Producer(settings.kafka, "test")
+    releases = Releases(store, settings.cache, producer)
+    first = first_release(releases, tiny_model)
+    assert first_release(releases, None) == first
+    release = people(settings)
+    assert release.number == first.number + 1
+    assert release.parts == first.parts | {"segments": release.parts["segments"]}
+    producer.close()
+
+
+def test_a_folder_without_a_part_is_told_in_a_line(store: ObjectStore, tmp_path: Path) -> None:
+    (tmp_path / "model" / "base").mkdir(parents=True)
+    with pytest.raises(UserError, match="lacks mllm, space, adapter, rewards, preference"):
+        first_release(Releases(store, tmp_path / "cache"), tmp_path / "model")
+
+
+def test_the_feature_store_is_applied_by_a_command(settings: Settings, tmp_path: Path) -> None:
+    repo = tmp_path / "fresh"
+    repo.mkdir()
+    for name in ("views.py", "feature_store.yaml"):
+        (repo / name).write_bytes((Feast().repo / name).read_bytes())
+    fresh = settings.model_copy(update={"feast": Feast(repo=repo, yaml=repo / "feature_store.yaml")})
+    for _ in range(2):
+        done = command(fresh, "features", "apply")
+        assert done.returncode == 0, done.stderr
+    features = Features(fresh.feast)
+    assert features.ping()
+    features.close()
