@@ -4,12 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check format lock clean
+.PHONY: demo servers test check format lock clean
 
 demo: $(STAMP)  ## The whole loop on this machine; Ctrl-C ends it.
 	@$(BIN)/icg demo $(ARGS)
 
+servers: $(STAMP)  ## Apache Kafka, S3 and Redis on this machine, for tests and by hand; Ctrl-C ends them.
+	@$(BIN)/python -m infra.servers $(ARGS)
+
 test: $(STAMP) check  ## Everything that CI runs.
+	@test -z "$$CI" || $(BIN)/python -m infra.servers --install
 	$(BIN)/python -m pytest -n $${TEST_WORKERS:-2} --dist loadfile $(ARGS)
 
 check: $(STAMP)  ## Lint, format and types.
