@@ -1,0 +1,40 @@
+# api, audit and preferences in one image; which of them is the command. No torch, no diffusers, no CUDA.
+ARG PYTHON=3.11.14-slim-bookworm
+
+FROM python:${PYTHON} AS build
+# A mirror of PyPI, where there is one.
+ARG PIP_INDEX_URL
+ARG UV_DEFAULT_INDEX
+COPY infra/uv.lock infra/docker/services.lock /locks/
+RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes -r /locks/uv.lock \
+    && uv venv /opt/icg \
+    && uv pip install --no-cache --python /opt/icg --compile-bytecode --no-deps --require-hashes -r /locks/services.lock
+COPY icg /app/icg
+COPY workers /app/workers
+COPY feature_repo /app/feature_repo
+COPY examples /app/examples
+RUN printf '#!/opt/icg/bin/python\nfrom workers.cli import main\n\nmain()\n' >/opt/icg/bin/icg \
+    && chmod 755 /opt/icg/bin/icg \
+    && /opt/icg/bin/python -m compileall -q /app
+
+FROM python:${PYTHON}
+# By number, so that an orchestrator can see that it is not root.
+RUN useradd --uid 10001 --home-dir /var/lib/icg --create-home icg
+COPY --from=build /opt/icg /opt/icg
+COPY --from=build /app /app
+ENV PATH=/opt/icg/bin:$PATH \
+    PYTHONPATH=/app \
+    PYTHONUNBUFFERED=1 \
+    FEAST_USAGE=False \
+    ICG_API_HOST=0.0.0.0 \
+    ICG_CACHE=/var/lib/icg/cache \
+    ICG_FEAST_REPO=/app/feature_repo \
+    ICG_FEAST_YAML=/app/feature_repo/redis.yaml \
+    ICG_HEALTH_HOST=0.0.0.0 \
+    ICG_HEALTH_PORT=9400
+WORKDIR /app
+USER 10001:10001
+VOLUME /var/lib/icg
+EXPOSE 8080 9400
+ENTRYPOINT ["icg"]
+CMD ["run", "api"]
