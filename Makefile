@@ -25,9 +25,15 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+COMPILE := uv pip compile pyproject.toml --universal --generate-hashes --python-version 3.11 \
+    --no-emit-index-url --no-emit-find-links --no-header
+
 lock:  ## After a change of dependencies; UPGRADE=--upgrade takes the newest of all the others, too.
-	uv pip compile pyproject.toml --universal --extra dev --generate-hashes --python-version 3.11 \
-	    --no-emit-index-url --no-emit-find-links --no-header $(UPGRADE) -o requirements.lock
+	$(COMPILE) --extra dev $(UPGRADE) -o requirements.lock
+	$(COMPILE) --no-annotate --constraint requirements.lock --extra api --extra audit --extra preferences \
+	    --extra tracing -o infra/docker/services.lock
+	$(COMPILE) --no-annotate --constraint requirements.lock --extra covers --extra tracing \
+	    -o infra/docker/covers.lock
 
 $(STAMP): requirements.lock pyproject.toml infra/install.sh
 	@infra/install.sh $(PYTHON) $(VENV) "$(TORCH_BACKEND)"
