@@ -1,7 +1,8 @@
 """User embeddings: a recommender's Parquet file, the map into our space, and the table of all imported users in S3.
 
 The table `users/embeddings/{space}.parquet` is what segments are built from; Feast holds the same vectors for reading
-one user at a time. Both name users, so both are places that an erasure must visit.
+one user at a time. Both name users, so both are
+places that an erasure visits (`remove`, `workers.people`).
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ class Users:
 
     ids: list[str]
     vectors: Vectors
+
+    def take(self, rows: list[int]) -> Users:
+        return Users([self.ids[row] for row in rows], self.vectors[rows])
 
 
 def read_file(path: Path) -> Users:
@@ -179,6 +183,29 @@ def add(store: ObjectStore, space: str, users: Users) -> int:
 
     store.update(table_key(space), change)
     return count
+
+
+def remove(store: ObjectStore, user_id: str) -> int:
+    """Take a user out of the tables of all spaces; out of how many.
+
+    Raises:
+        StorageFault: perhaps out of some, call again.
+    """
+    tables = 0
+    for key in store.list("users/embeddings/"):
+        found = False
+
+        def change(data: bytes | None) -> bytes | None:
+            nonlocal found
+            users = _decode(data) if data else None
+            found = users is not None and user_id in users.ids
+            if users is None or not found:
+                return None
+            return _encode(users.take([row for row, user in enumerate(users.ids) if user != user_id]))
+
+        store.update(key, change)
+        tables += found
+    return tables
 
 
 def _encode(users: Users) -> bytes:

@@ -108,6 +108,15 @@ class Audit(Section):
     user_key: SecretStr = Field(SecretStr("icg-demo"), description="HMAC key that turns user_id into user_key.")
 
 
+class Erasure(Section):
+    """How people are forgotten. With the defaults it is over an hour after the event was read."""
+
+    settle_seconds: float = Field(3600.0, ge=0, description="From the first pass over the stores to the second.")
+    retention_days: float = Field(
+        8.0, gt=0, description="For how long an erased person's events are dropped: longer than Kafka keeps any."
+    )
+
+
 class Api(Section):
     host: str = "127.0.0.1"
     port: int = 8080
@@ -142,6 +151,7 @@ class Settings(BaseSettings):
     preferences: Preferences = Preferences()
     audit: Audit = Audit()
     api: Api = Api()
+    erasure: Erasure = Erasure()
     cache: Path = Field(CACHE, description="Local copies of model parts, fetched by revision.")
     health_port: int = Field(0, description="Port of /healthz, /readyz and /metrics of a worker; 0: none.")
     health_host: str = Field("127.0.0.1", description="In a container 0.0.0.0, so that its orchestrator reaches it.")

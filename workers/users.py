@@ -41,8 +41,69 @@ def import_command(
     typer.echo(f"imported {count} user{'' if count == 1 else 's'}; `icg segments build` groups them")
 
 
+@app.command("erase")
+def erase_command(
+    user_id: Annotated[str, typer.Argument(help="Whom to forget.")],
+    wait: Annotated[bool, typer.Option("--wait", help="Until the services have written their receipts.")] = False,
+) -> None:
+    """Forget a person: everywhere within two passes, an hour apart by default (ICG_ERASURE_SETTLE_SECONDS)."""
+    from workers.settings import settings
+
+    partition, offset = erase(settings(), user_id)
+    typer.echo(f"asked: user-erasure, partition {partition}, offset {offset}; receipts will be at")
+    for key in receipts(partition, offset):
+        typer.echo(f"  s3://{settings().s3.bucket}/{key}")
+    if wait:
+        wait_for_receipts(settings(), partition, offset)
+        typer.echo("forgotten")
+
+
+def erase(config: Settings, user_id: str) -> tuple[int, int]:
+    """Ask for it; partition and offset of the event.
+
+    Raises:
+        UserError: no id.
+        MessagingFault: the broker does not take it.
+    """
+    from pydantic import ValidationError
+
+    from workers.events import UserErasure
+    from workers.exceptions import MessagingFault
+    from workers.messaging import Producer
+
+    try:
+        event = UserErasure(user_id=user_id)
+    except ValidationError:
+        raise UserError("that is no user id: 1 to 128 of A-Z a-z 0-9 . _ ~ -") from None
+    producer = Producer(config.kafka, "users")
+    try:
+        return producer.send_event(event).result(30)
+    except TimeoutError:
+        raise MessagingFault("the broker did not take the event within 30 s") from None
+    finally:
+        producer.close()
+
+
+def receipts(partition: int, offset: int) -> list[str]:
+    """Where the services that keep something of people say that they are done."""
+    return [f"erasure/receipts/{partition}-{offset}.{service}.json" for service in ("people", "audit")]
+
+
+def wait_for_receipts(config: Settings, partition: int, offset: int) -> None:
+    """Until all are there; for as long as that takes."""
+    import time
+
+    from workers.storage import ObjectStore
+
+    store = ObjectStore(config.s3)
+    while not all(store.exists(key) for key in receipts(partition, offset)):
+        time.sleep(1)
+
+
 def import_users(config: Settings, file: Path, *, fit_map: bool = False) -> int:
-    """Import a Parquet file into the table in S3 and into Feast; how many users it had.
+    """Import a Parquet file into the table in S3 and into Feast; how many users were taken in.
+
+    Those who asked to be forgotten within the last days (`erasure.retention_days`) are left out.
 
     Args:
         fit_map: fit a PCA-whitening map on this file and release it as part `map`; needed where the file's dimension
@@ -52,6 +113,7 @@ def import_users(config: Settings, file: Path, *, fit_map: bool = False) -> int:
         UserError: the file is wrong (row and column are named), does not fit the space, or nothing is released.
     """
     from workers import embeddings
+    from workers.erased import Erased
     from workers.features import Features
     from workers.messaging import Producer
     from workers.releases import Releases
@@ -59,6 +121,11 @@ def import_users(config: Settings, file: Path, *, fit_map: bool = False) -> int:
 
     users = embeddings.read_file(file)
     store = ObjectStore(config.s3)
+    erased = Erased(config, store)
+    erased.poll()
+    users = users.take([row for row, user in enumerate(users.ids) if not erased.has(user)])
+    if not users.ids:
+        raise UserError(f"{file.name}: everybody in it has asked to be forgotten")
     releases = Releases(store, config.cache)
     release = current(releases)
     if fit_map:

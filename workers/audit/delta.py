@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 TARGET_BYTES = 64 * 1024 * 1024
 """Files are compacted up to this size; half of it and more no longer counts as small."""
 
+_ROWS_A_DELETE = 500
+"""Offsets in one predicate."""
+
 _CONFIGURATION = {
     # As-of is asked by columns, so history only has to outlive a reader that is in the middle of a query.
     "delta.logRetentionDuration": "interval 1 day",
@@ -145,6 +148,33 @@ class AuditTable:
                 # An hour, and never none: a file that another writer is about to commit must not be swept.
                 table.vacuum(retention_hours=1, dry_run=False, enforce_retention_duration=False)
             return days
+
+    def erase(self, user_key: str) -> int:
+        """Delete a person's rows, and every file that held them; how many rows there were.
+
+        The rows are named by partition and offset, because a commit keeps its predicate for ever. Files go in two
+        sweeps: those that the log says were removed, at once (a reader in the middle of an old version has to ask
+        again; a writer loses nothing, since what it has not committed is in no log), and those of an hour ago that no
+        log knows any more.
+
+        Raises:
+            StorageFault: also where another commit came in between: call again.
+        """
+        with _faults(f"erase from audit/{self.layout.topic}"):
+            table = self._fresh()
+            there = table.to_pyarrow_dataset().to_table(
+                ["kafka_partition", "kafka_offset"], filter=ds.field("user_key") == user_key
+            )
+            places: dict[int, list[int]] = {}
+            for row in there.to_pylist():
+                places.setdefault(row["kafka_partition"], []).append(row["kafka_offset"])
+            for partition, offsets in sorted(places.items()):
+                for at in range(0, len(offsets), _ROWS_A_DELETE):
+                    wanted = ", ".join(map(str, sorted(offsets[at : at + _ROWS_A_DELETE])))
+                    table.delete(f"kafka_partition = {partition} AND kafka_offset IN ({wanted})")
+            table.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
+            table.vacuum(retention_hours=1, dry_run=False, enforce_retention_duration=False, full=True)
+            return int(there.num_rows)
 
     def _fresh(self) -> DeltaTable:
         if self._table is None:

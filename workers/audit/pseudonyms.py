@@ -6,9 +6,10 @@ Pure. The key is `settings.audit.user_key`; who does not have it cannot tell who
 from __future__ import annotations
 
 import binascii
-import hmac
 import re
 from collections.abc import Mapping
+
+from workers.erased import user_key
 
 _STANDARD = str.maketrans("-_", "+/")  # URL-safe base64 to the one that binascii reads
 
@@ -22,11 +23,11 @@ class Pseudonyms:
     def __init__(self, secret: str) -> None:
         if not secret:
             raise ValueError("ICG_AUDIT_USER_KEY is empty: user ids would be hashed without a key")
-        self._secret = secret.encode()
+        self._secret = secret
 
     def key(self, user_id: str) -> str:
         """HMAC-SHA256 of the id, 64 hex digits."""
-        return hmac.digest(self._secret, user_id.encode(), "sha256").hex()
+        return user_key(self._secret, user_id)
 
     def veil(self, values: Mapping[str, str | None], user_id: str) -> dict[str, str | None]:
         """The values by name; instead of one that spells the user id in plain, hex or base64, its own key.

@@ -13,8 +13,11 @@ import time
 from prometheus_client import Counter, Gauge, Histogram
 
 from workers import tracing
+from workers.audit.erasure import forgetter
 from workers.audit.sink import TOPICS, Partition, Sink
+from workers.erased import Erased
 from workers.exceptions import Fault, MessagingFault, OffsetLost, Stopped, StorageFault
+from workers.forgetting import Forgetting
 from workers.health import Health
 from workers.messaging import Consumer
 from workers.settings import Settings
@@ -49,7 +52,9 @@ class Audit:
         self._settings = settings
         self._health = health
         self._stop = stop
-        self._sink = Sink(settings)
+        self._erased = Erased(settings, ObjectStore(settings.s3, timeout=PATIENCE_SECONDS))
+        self._forgetting = Forgetting(settings, "audit", forgetter(settings), self._erased, stop, self._away)
+        self._sink = Sink(settings, self._erased)
         self._store = ObjectStore(settings.s3, timeout=PATIENCE_SECONDS)
         self._uncommitted: dict[Partition, int] = {}
         self._asked = 0.0
@@ -63,9 +68,11 @@ class Audit:
         except Stopped:
             return 0
         self._health.set("storage", True)
+        self._erased.start()
+        self._forgetting.start()
         consumer = Consumer(self._settings.kafka, GROUP, TOPICS, on_revoke=self._revoked)
         try:
-            while not self._stop.is_set():
+            while not self._stop.is_set() and self._forgetting.failed is None:
                 self._step(consumer)
             self._flush(consumer)
         except Stopped as error:
@@ -75,7 +82,10 @@ class Audit:
             return 1
         finally:
             consumer.close()
-        return 0
+            self._stop.set()
+            self._forgetting.join(5)
+            self._erased.stop()
+        return 0 if self._forgetting.failed is None else 1
 
     def _step(self, consumer: Consumer) -> None:
         limits = self._settings.audit
@@ -94,7 +104,9 @@ class Audit:
 
     def _flush(self, consumer: Consumer) -> None:
         """Rows, then offsets, then compaction. Blocks while S3 is away; the group does not mind, heartbeats go on."""
+        self._sink.forget()
         if not self._sink.messages:
+            self._uncommitted |= self._sink.take_offsets()  # of messages that were dropped
             self._commit(consumer)
             return
         with _APPEND.time(), tracing.together("append", self._sink.headers()):

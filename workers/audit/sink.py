@@ -13,6 +13,7 @@ import pyarrow as pa
 from workers.audit.delta import AuditTable
 from workers.audit.layouts import LAYOUTS, UNREADABLE_LAYOUT, Row, unreadable
 from workers.audit.pseudonyms import Pseudonyms
+from workers.erased import Erased
 from workers.events import BadEvent
 from workers.messaging import Message
 from workers.settings import Settings
@@ -29,7 +30,12 @@ _DOES_NOT_FIT = (pa.ArrowException, OverflowError, UnicodeError, ValueError)
 class Sink:
     """Rows wait here until `flush` has them all in their tables. For one thread."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, erased: Erased | None = None) -> None:
+        """
+        Args:
+            erased: whose rows are dropped; None: nobody's.
+        """
+        self._erased = erased
         self._people = Pseudonyms(settings.audit.user_key.get_secret_value())
         self._most_files = settings.audit.compact_files
         self._layouts = {layout.topic: layout for layout in LAYOUTS}
@@ -45,10 +51,25 @@ class Sink:
             if self._since is None:
                 self._since = time.monotonic()
             try:
-                self._rows[message.topic].append((message, self._layouts[message.topic].rows(message, self._people)))
+                rows = self._layouts[message.topic].rows(message, self._people)
+                if not self._forgotten(rows):
+                    self._rows[message.topic].append((message, rows))
             except (BadEvent, *_DOES_NOT_FIT) as error:
                 self._bad.append((message, str(error)))
             self._next[message.topic, message.partition] = message.offset + 1
+
+    def _forgotten(self, rows: list[Row]) -> bool:
+        """Whether they are of somebody who was erased. Their offsets count as read."""
+        if not self._erased:
+            return False
+        return any(self._erased.has_key(key) for row in rows if (key := row.get("user_key")) is not None)
+
+    def forget(self) -> None:
+        """Drop what waits here of people who were erased meanwhile."""
+        for entries in self._rows.values():
+            entries[:] = [entry for entry in entries if not self._forgotten(entry[1])]
+        if not self.messages:
+            self._since = None
 
     @property
     def messages(self) -> int:
