@@ -1,7 +1,9 @@
-"""Servers for the tests: real ones, embedded, one set a session, kept apart by bucket, group and folder.
+"""Servers for the tests, one set a session, kept apart by bucket, group and folder: embedded ones; for tests that are
+marked `real("kafka", "s3", "redis")`, or with some of the three, real ones as well (`tests/servers.py`).
 
 `embedded`: broker, S3 and Feast. `store`: an `ObjectStore` on a bucket of its own. `kafka`: the session's broker; its
 topics are shared by the session's tests, so use groups and ids of your own. `own_kafka`: an empty broker for one test.
+`own_servers`: a broker and a bucket for one module.
 `feast_repo`: settings of an applied, empty feature store for one test. `zygote`: forks covers services quickly.
 `tiny_model`: a directory that `icg init tiny` made.
 """
@@ -18,6 +20,7 @@ import pytest
 
 os.environ["FEAST_USAGE"] = "False"
 
+from tests.servers import CI, Real, missing
 from tests.zygote import Zygote
 from workers.embedded import Embedded, apply_feast
 from workers.settings import S3, Feast, Kafka
@@ -29,31 +32,81 @@ def _applied(tmp_path_factory: pytest.TempPathFactory) -> Feast:
     return apply_feast(tmp_path_factory.mktemp("feast") / "repo")
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test marked `real` runs on embedded servers and on real ones, every other on embedded ones."""
+    if "adapter" not in metafunc.fixturenames:
+        return
+    marker = metafunc.definition.get_closest_marker("real")
+    adapters = [pytest.param("embedded", id="embedded" if marker else pytest.HIDDEN_PARAM)]
+    if marker is not None:
+        absent = [] if CI else missing(marker.args)
+        reason = f"no {', '.join(absent)}: `make servers` installs them"
+        adapters.append(pytest.param("real", marks=[pytest.mark.skip(reason)] if absent else []))
+    metafunc.parametrize("adapter", adapters, indirect=True, scope="session")
+
+
 @pytest.fixture(scope="session")
-def _servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
+def adapter(request: pytest.FixtureRequest) -> str:
+    """Which servers the test runs on: "embedded" or "real"."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def _embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
     with Embedded(tmp_path_factory.mktemp("embedded"), parts=("kafka", "s3")) as servers:
         yield servers
 
 
 @pytest.fixture(scope="session")
-def embedded(_servers: Embedded, _applied: Feast) -> Embedded:
+def _real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Real]:
+    if os.environ.get("ICG_TEST_KAFKA") and int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1:
+        pytest.fail("ICG_TEST_KAFKA names one broker, whose topics tests empty: run with TEST_WORKERS=0")
+    real = Real(tmp_path_factory.mktemp("real"))
+    yield real
+    real.close()
+
+
+@pytest.fixture(scope="session")
+def _servers(adapter: str, request: pytest.FixtureRequest) -> Embedded | Real:
+    servers: Embedded | Real = request.getfixturevalue(f"_{adapter}")
+    return servers
+
+
+@pytest.fixture(scope="session")
+def embedded(_servers: Embedded | Real, _applied: Feast) -> Embedded | Real:
     _servers.feast = _applied
     return _servers
 
 
 @pytest.fixture(scope="session")
-def kafka(_servers: Embedded) -> Kafka:
+def kafka(_servers: Embedded | Real) -> Kafka:
     return _servers.kafka
 
 
 @pytest.fixture
-def own_kafka(tmp_path: Path) -> Iterator[Kafka]:
+def own_kafka(adapter: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Kafka]:
+    if adapter == "real":
+        real: Real = request.getfixturevalue("_real")
+        yield real.empty_kafka()
+        return
     with Embedded(tmp_path / "broker", parts=("kafka",)) as servers:
         yield servers.kafka
 
 
+@pytest.fixture(scope="module")
+def own_servers(
+    adapter: str, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Embedded | Real]:
+    if adapter == "real":
+        real: Real = request.getfixturevalue("_real")
+        yield real.fresh()
+        return
+    with Embedded(tmp_path_factory.mktemp("servers"), parts=("kafka", "s3")) as servers:
+        yield servers
+
+
 @pytest.fixture
-def s3(_servers: Embedded) -> S3:
+def s3(_servers: Embedded | Real) -> S3:
     """Settings of a bucket of this test's own."""
     return _servers.s3.model_copy(update={"bucket": f"test-{uuid.uuid4().hex[:16]}"})
 

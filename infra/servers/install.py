@@ -47,14 +47,14 @@ def redis() -> Path:
 
 
 def missing() -> list[str]:
-    """Which of the three are not installed yet. Downloads nothing."""
+    """Which of kafka, s3 and redis are not installed yet. Downloads nothing."""
     wanted = {
-        "Kafka": cache() / f"kafka-{_digest(POM.read_bytes())}",
-        "versitygw": cache() / f"versitygw-{_digest(VERSITYGW.encode())}",
-        "Redis": cache() / f"redis-{_digest(REDIS.read_bytes())}",
+        "kafka": cache() / f"kafka-{_digest(POM.read_bytes())}",
+        "s3": cache() / f"versitygw-{_digest(VERSITYGW.encode())}",
+        "redis": cache() / f"redis-{_digest(REDIS.read_bytes())}",
     }
     if shutil.which("redis-server"):
-        del wanted["Redis"]
+        del wanted["redis"]
     return [name for name, folder in wanted.items() if not folder.is_dir()]
 
 

@@ -14,6 +14,8 @@ import pytest
 from workers.features import Features
 from workers.settings import Feast
 
+pytestmark = pytest.mark.real("redis")
+
 
 class Clock:
     """Seconds since 1970 that stand still until told."""

@@ -14,6 +14,7 @@ from workers.exceptions import MessageTooLarge, MessagingFault, OffsetLost
 from workers.messaging import TOPICS, Consumer, Follower, Message, Producer, ensure_topics, wait_for_broker
 from workers.settings import Kafka
 
+pytestmark = pytest.mark.real("kafka")
 TOPIC = ItemRefresh.topic
 
 

@@ -81,6 +81,7 @@ def lossy(store: ObjectStore, s3: S3, wire: LossyWire) -> ObjectStore:
     return ObjectStore(s3.model_copy(update={"endpoint": f"http://127.0.0.1:{wire.port}"}), timeout=2)
 
 
+@pytest.mark.real("s3")
 def test_a_swap_whose_answer_was_lost_is_known_as_done(store: ObjectStore, lossy: ObjectStore, wire: LossyWire) -> None:
     first = lossy.put_if("k", b"1", None)
     wire.lose = 1
@@ -91,6 +92,7 @@ def test_a_swap_whose_answer_was_lost_is_known_as_done(store: ObjectStore, lossy
     assert (stored.data, stored.etag) == (b"2", second)
 
 
+@pytest.mark.real("s3")
 def test_a_first_write_whose_answer_was_lost_is_known_as_done(lossy: ObjectStore, wire: LossyWire) -> None:
     wire.lose = 1
     etag = lossy.put_if("k", b"1", None)
@@ -101,6 +103,7 @@ def test_a_first_write_whose_answer_was_lost_is_known_as_done(lossy: ObjectStore
     assert lossy.put_new("n", b"1", "text/plain") is False  # immutable: the bytes are there, whoever wrote them
 
 
+@pytest.mark.real("s3")
 def test_a_swap_that_stays_unsure_is_known_at_the_next_call(
     store: ObjectStore, lossy: ObjectStore, wire: LossyWire
 ) -> None:
@@ -114,6 +117,7 @@ def test_a_swap_that_stays_unsure_is_known_at_the_next_call(
     assert lossy.put_if("k", b"2", first) == stored.etag
 
 
+@pytest.mark.real("s3")
 def test_another_ones_same_bytes_are_not_ours(store: ObjectStore, lossy: ObjectStore, wire: LossyWire) -> None:
     """Two who count from 1 to 2 write the same bytes; only one of them may believe that it did."""
     first = store.put_if("k", b"1", None)
@@ -123,6 +127,7 @@ def test_another_ones_same_bytes_are_not_ours(store: ObjectStore, lossy: ObjectS
         lossy.put_if("k", b"2", first)
 
 
+@pytest.mark.real("s3")
 def test_a_counter_over_a_wire_that_loses_answers_counts_each_once(lossy: ObjectStore, wire: LossyWire) -> None:
     for number in range(6):
         wire.lose = number % 3

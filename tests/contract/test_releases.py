@@ -17,6 +17,7 @@ from workers.releases import CARD, ReleaseFollower, Releases, history_key
 from workers.settings import S3, Kafka
 from workers.storage import ObjectStore
 
+pytestmark = pytest.mark.real("kafka", "s3")
 FILES = {"config.json": b"{}", "unet/weights.safetensors": b"\x00" * 1000}
 
 

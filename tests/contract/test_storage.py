@@ -16,6 +16,8 @@ from workers.exceptions import Conflict, StorageFault
 from workers.settings import S3
 from workers.storage import ObjectStore
 
+pytestmark = pytest.mark.real("s3")
+
 
 @pytest.fixture
 def bytes_store(bucket: S3) -> ObjectStore:
