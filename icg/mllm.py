@@ -121,13 +121,16 @@ class MLLM:
         """
         if meta.ndim != 2 or meta.shape[1] != self.width:
             raise ValueError(f"meta tokens of shape {tuple(meta.shape)} where the model takes (N, {self.width})")
-        rows: list[Tensor | None] = [None] * len(items)
-        for pictured in (True, False):
-            group = [index for index, item in enumerate(items) if (item.image is not None) is pictured]
-            if group:
-                inputs = collate([self.prepare(items[index], prompt) for index in group], len(meta), self._placeholder)
-                for index, row in zip(group, self.features(inputs, meta), strict=True):
-                    rows[index] = row
+        return self.read_prepared([self.prepare(item, prompt) for item in items], meta)
+
+    def read_prepared(self, prepared: Sequence[Inputs], meta: Tensor) -> Tensor:
+        """`read` for items that were prepared before, as a trainer keeps them."""
+        rows: list[Tensor | None] = [None] * len(prepared)
+        for names in dict.fromkeys(frozenset(inputs) for inputs in prepared):
+            group = [index for index, inputs in enumerate(prepared) if inputs.keys() == names]
+            collated = collate([prepared[index] for index in group], len(meta), self._placeholder)
+            for index, row in zip(group, self.features(collated, meta), strict=True):
+                rows[index] = row
         return torch.stack([row for row in rows if row is not None])
 
     @property
@@ -137,7 +140,7 @@ class MLLM:
         return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
 
     def features(self, inputs: Inputs, meta: Tensor) -> Tensor:
-        """`read` for inputs that were prepared and collated before, as a trainer keeps them: [B, N, width]."""
+        """`read` for inputs of one kind that were prepared and collated: [B, N, width]."""
         inputs = {name: value.to(self.device) for name, value in inputs.items()}
         inputs = {name: v.to(self.model.dtype) if v.is_floating_point() else v for name, v in inputs.items()}
         if any(isinstance(module, BertModel) for module in self.model.modules()):

@@ -115,19 +115,23 @@ def draw_latents(
         owners: the item of each cover.
         seeds: one an item, 0 <= seed < 2**63.
     """
-    shape = base.latent_shape(config.width, config.height)
-    scheduler = get_scheduler(base, config.scheduler)
-    timesteps = base.set_timesteps(scheduler, config.steps, shape)
+    rows, timesteps = begin(base, seeds, config)
     unguided = base.text([""], config.width, config.height) if config.guidance > 1 else None
     branch = shared_steps(len(timesteps), config.branch)
-
-    drawn = [get_noise(shape, seed) for seed in seeds]
-    latents = torch.stack([noise for noise, _ in drawn]).to(base.device) * _initial_sigma(scheduler)
-    rows = Rows(latents, [generator for _, generator in drawn], scheduler, {})
     if branch:
         rows = _advance(base, rows, neutral, unguided, timesteps[:branch], config.shared_slots, config.guidance)
     rows = take(rows, owners)
     return _advance(base, rows, personal, unguided, timesteps[branch:], config.slots, config.guidance).latents
+
+
+def begin(base: Base, seeds: Sequence[int], config: SamplerConfig) -> tuple[Rows, Tensor]:
+    """Rows of nothing but noise, one a seed, and the timesteps that lie before them."""
+    shape = base.latent_shape(config.width, config.height)
+    scheduler = get_scheduler(base, config.scheduler)
+    timesteps = base.set_timesteps(scheduler, config.steps, shape)
+    drawn = [get_noise(shape, seed) for seed in seeds]
+    latents = torch.stack([noise for noise, _ in drawn]).to(base.device) * _initial_sigma(scheduler)
+    return Rows(latents, [generator for _, generator in drawn], scheduler, {}), timesteps
 
 
 def _initial_sigma(scheduler: Any) -> Any:

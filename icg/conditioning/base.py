@@ -72,7 +72,7 @@ class Base(ABC):
 
     @abstractmethod
     def predict(self, latents: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
-        """The denoiser's output for latents [B, C, h, w] that the scheduler has scaled, at timestep t (a scalar)."""
+        """The denoiser's output for latents [B, C, h, w] that the scheduler has scaled, at timestep t (scalar or [B])."""
 
     def condition(self, tokens: Tensor, pooled: Tensor | None, width: int, height: int) -> Conditioning:
         """The adapter's output as this family's conditioning."""
@@ -117,6 +117,19 @@ class Base(ABC):
             latents = latents * deviation + mean
         pixels: Tensor = self.vae.decode(latents, return_dict=False)[0]
         return (pixels.float() / 2 + 0.5).clamp(0, 1)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Latents [B, C, h, w] of pictures [B, 3, height, width] in [0, 1]: the posterior's mean, as `decode` takes it."""
+        config = self.vae.config
+        latents: Tensor = self.vae.encode(images.to(self.vae.dtype) * 2 - 1).latent_dist.mean
+        if config.get("latents_mean") and config.get("latents_std"):
+            mean, deviation = (
+                latents.new_tensor(values)[:, None, None] for values in (config.latents_mean, config.latents_std)
+            )
+            latents = (latents - mean) / deviation
+        if config.get("shift_factor"):
+            latents = latents - config.shift_factor
+        return latents.float() * float(config.scaling_factor)
 
     @property
     def device(self) -> torch.device:

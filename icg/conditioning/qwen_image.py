@@ -48,11 +48,20 @@ class QwenImage(Base):
         )[0]
         return unpack(output, height, width).to(latents.dtype)
 
+    def encode(self, images: Tensor) -> Tensor:
+        frames = images.to(self.vae.dtype)[:, :, None] * 2 - 1  # a video of one frame
+        mean, deviation = self._standard(frames)
+        latents: Tensor = self.vae.encode(frames).latent_dist.mean[:, :, 0]
+        return ((latents - mean) / deviation).float()
+
     def decode(self, latents: Tensor) -> Tensor:
         frames = latents.to(self.vae.dtype)
-        mean, deviation = (
-            frames.new_tensor(values)[:, None, None]
-            for values in (self.vae.config.latents_mean, self.vae.config.latents_std)
-        )
+        mean, deviation = self._standard(frames)
         pixels: Tensor = self.vae.decode((frames * deviation + mean)[:, :, None], return_dict=False)[0][:, :, 0]
         return (pixels.float() / 2 + 0.5).clamp(0, 1)
+
+    def _standard(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of each latent channel."""
+        config = self.vae.config
+        mean, deviation = (like.new_tensor(v)[:, None, None] for v in (config.latents_mean, config.latents_std))
+        return mean, deviation

@@ -53,3 +53,8 @@ class Sana(Base):
             return_dict=False,
         )[0]
         return output[:, : latents.shape[1]].to(latents.dtype)
+
+    def encode(self, images: Tensor) -> Tensor:
+        # A deterministic autoencoder: no posterior.
+        latents: Tensor = self.vae.encode(images.to(self.vae.dtype) * 2 - 1, return_dict=False)[0]
+        return latents.float() * float(self.vae.config.scaling_factor)
