@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -151,22 +152,25 @@ class Demo:
             cache=self._folder / "cache",
         )
         health = self._addresses()
-        # The others start when this one is ready: on two cores their imports would hold up the first cover.
+        # The others start when there is a cover: on two cores their imports would hold it up.
         self._start(settings, services, ("covers",), health)
         producer = Producer(settings.kafka, "demo")
         releases = Releases(ObjectStore(settings.s3), settings.cache, producer)
 
         with self._stage("model, users, segments", len(PARTS) + 2) as step:
+            model.wait()
+            threading.Thread(target=_import_ahead, name="imports", daemon=True).start()
             self._release(releases, model, step)
             before = self._people(settings)
             step(len(PARTS) + 2)
         self._wait(services, "cover worker ready", 1, lambda: int(probes.ready(health["covers"])))
         items = self._publish(settings, producer)
-        self._start(settings, services, SERVICES[1:], health)
         segments = releases.segments(before)
         assert segments is not None
         wanted = {segment.segment_id for segment in segments.segments} | {NEUTRAL}
         watch = Watch(settings, {item["item_id"] for item in items}, wanted)
+        self._wait(services, "first cover", 1, lambda: int(watch.covers() > 0))
+        self._start(settings, services, SERVICES[1:], health)
         self._wait(services, "covers drawn", len(items) * len(wanted), watch.covers)
 
         self._wait(services, "services ready", len(SERVICES), lambda: sum(map(probes.ready, health.values())))
@@ -203,7 +207,9 @@ class Demo:
 
     def _start(self, settings: Settings, services: Supervisor, names: Sequence[str], health: Mapping[str, str]) -> None:
         sections = {name: getattr(settings, name) for name in ("kafka", "s3", "feast", "api", "preferences", "audit")}
-        variables = environment(**sections) | {"ICG_CACHE": str(settings.cache)}
+        # Threads of torch spin while they wait for one another, on cores that servers and other services need.
+        passive = {"OMP_WAIT_POLICY": "PASSIVE"}
+        variables = environment(**sections) | passive | {"ICG_CACHE": str(settings.cache)}
         for name in names:
             own = {"ICG_HEALTH_PORT": health[name].rsplit(":", 1)[1]} if name != "api" else {}
             services.start(name, ["run", name], variables | own)
@@ -388,6 +394,13 @@ def _learned(releases: Releases, before: Release, health: Mapping[str, str]) -> 
     if current is None or current.parts["preference"] == before.parts["preference"]:
         return 0
     return 2 if probes.metric(health["covers"], "icg_release") >= current.number else 1
+
+
+def _import_ahead() -> None:
+    """What importing users and publishing need, Feast first: seconds, which pass while the model is being stored."""
+    from workers.feast_store import import_feast
+
+    import_feast()
 
 
 def _free_port() -> int:

@@ -74,7 +74,7 @@ class Covers(Section):
     personalization: float = Field(1.0, ge=0)
     slots: int = Field(8, ge=1, description="Padded size of every denoise and decode call.")
     batch_items: int = Field(4, ge=1)
-    batch_seconds: float = Field(0.05, ge=0)
+    batch_seconds: float = Field(0, ge=0, description="How long an idle generator waits for a batch to fill.")
     width: int = 64
     height: int = 64
     gate: float = Field(0.5, ge=0, le=1, description="Quality under which a cover is not published.")

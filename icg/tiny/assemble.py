@@ -46,7 +46,7 @@ def build(directory: Path, weights: Path | None = None, seed: int = 0) -> None:
         _load(mllm.own_weights(reader), weights, "mllm")
         _load(dual_encoder.own_weights(relevance), weights, "relevance")
     base.build_pipeline(unet, vae, text.encoder()).save_pretrained(directory / "base")
-    reader.save_pretrained(directory / "mllm")
+    reader.model.save_pretrained(directory / "mllm")  # no head: nobody asks it, and it would be a third of the file
     mllm.processor().save_pretrained(directory / "mllm")
     relevance.save_pretrained(directory / "rewards" / "relevance")
     dual_encoder.processor().save_pretrained(directory / "rewards" / "relevance")

@@ -1,9 +1,9 @@
 """The small multimodal LLM: a `LlavaForConditionalGeneration` of MiniLM, frozen, and our vision tower.
 
-It reads and does not write: its language-model head is zero and stays so. Only vision tower and projector are ours.
+It reads and does not write: its language-model head is not saved (see `icg.tiny.assemble`). Only vision tower and
+projector are ours.
 """
 
-import torch
 from torch import Tensor
 from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 
@@ -42,8 +42,6 @@ def build() -> LlavaForConditionalGeneration:
     )
     model = LlavaForConditionalGeneration(config)
     model.model.language_model.load_state_dict(frozen.state_dict())
-    with torch.no_grad():
-        model.lm_head.weight.zero_()
     model.train(False)
     return model
 

