@@ -71,6 +71,51 @@ def clicks(
 
 
 @app.command()
+def policy(
+    policies: Annotated[
+        list[str] | None, typer.Argument(help="segment, neutral, uniform, softmax, thompson, logged; all if none.")
+    ] = None,
+    since: Annotated[str | None, typer.Option(help="Only what happened at or after this time.")] = None,
+    until: Annotated[str | None, typer.Option(help="Only impressions before this time.")] = None,
+    reward: Annotated[str, typer.Option(help="What counts as success: click or like.")] = "click",
+    exploration: Annotated[float, typer.Option(min=0, max=1, help="Of the policies in question.")] = 0.0,
+    release: Annotated[int | None, typer.Option(help="Whose preference head softmax and thompson use.")] = None,
+    form: FormatOption = Format.TABLE,
+) -> None:
+    """What other policies' covers would have been clicked: IPS, SNIPS and doubly robust, with 95 % intervals.
+
+    From impressions with a decision token alone. Refuses a policy that would show what the log could not have shown.
+    """
+    views = _views()
+    from workers.audit import evaluation
+    from workers.audit.questions import parse_time
+    from workers.settings import settings
+
+    report = evaluation.compare(
+        settings(),
+        views,
+        policies or [],
+        parse_time(since) if since else None,
+        parse_time(until) if until else None,
+        reward=reward,
+        exploration=exploration,
+        release=release,
+    )
+    if form is Format.JSON:
+        typer.echo(show_one(report.record(), form))
+    elif form is Format.CSV:
+        typer.echo(show(report.estimates, form, evaluation.COLUMNS))
+    else:
+        typer.echo(show_one(report.log, form))
+        typer.echo(show(report.estimates, form, evaluation.COLUMNS))
+        typer.echo(show(report.clicks, form))
+    for line in report.refused:
+        typer.echo(f"icg: {line}", err=True)
+    if report.refused and not report.estimates:
+        raise typer.Exit(1)
+
+
+@app.command()
 def state(
     item_id: str,
     as_of: Annotated[str | None, typer.Option(help="A time such as 2026-11-21T14:30; default: now.")] = None,
