@@ -33,12 +33,14 @@ def _applied(tmp_path_factory: pytest.TempPathFactory) -> Feast:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test marked `real` runs on embedded servers and on real ones, every other on embedded ones."""
+    """A test runs on embedded servers; marked `real`, on real ones as well, with `only=True` on those alone."""
     if "adapter" not in metafunc.fixturenames:
         return
     marker = metafunc.definition.get_closest_marker("real")
     adapters = [pytest.param("embedded", id="embedded" if marker else pytest.HIDDEN_PARAM)]
     if marker is not None:
+        if marker.kwargs.get("only"):
+            adapters.clear()
         absent = [] if CI else missing(marker.args)
         reason = f"no {', '.join(absent)}: `make servers` installs them"
         adapters.append(pytest.param("real", marks=[pytest.mark.skip(reason)] if absent else []))

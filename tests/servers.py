@@ -34,8 +34,9 @@ import infra.servers.redis
 import infra.servers.s3
 from infra.servers import install
 from infra.servers.process import Process, free_port
-from workers.messaging import TOPICS, client_config, ensure_topics, wait_for_broker
+from workers.messaging import client_config, wait_for_broker
 from workers.settings import S3, Feast, Kafka
+from workers.topics import TOPICS, ensure_topics
 
 IMAGES = {"kafka": "apache/kafka:4.1.0", "s3": "versity/versitygw:v1.8.0", "redis": "redis:7"}
 CI = bool(os.environ.get("CI"))

@@ -120,6 +120,8 @@ MOUNTED = {
     "models": ("workers.models", "Releases of trained parts."),
     "schemas": ("workers.schemas", "JSON Schemas and the AsyncAPI document."),
     "segments": ("workers.segments", "Groups of users with one vector."),
+    "train": ("workers.train", "Stages of training, each into a folder, resumed by calling it again."),
+    "topics": ("workers.topics", "Topics of a Kafka cluster, as a file has them."),
     "users": ("workers.users", "User embeddings from a recommender."),
 }
 """Command groups: `icg <name> …` is the typer `app` of the module."""

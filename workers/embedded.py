@@ -212,7 +212,7 @@ class Embedded:
         if failures:
             raise failures[0]
         if "kafka" in parts:
-            from workers.messaging import ensure_topics
+            from workers.topics import ensure_topics
 
             self.kafka = Kafka(bootstrap_servers=self._servers["broker"].address, embedded=True)
             ensure_topics(self.kafka)

@@ -17,20 +17,17 @@ from typing import Any, Literal
 
 import confluent_kafka
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient
 from opentelemetry.trace import Span
 
 from workers import tracing
 from workers.events import (
     DEAD_LETTERS,
-    EVENTS,
     CoverReady,
     Event,
-    ModelUpdate,
     PreferencePairs,
     Source,
     UserBehavior,
-    UserErasure,
     dead_letter_headers,
     headers_for,
 )
@@ -651,49 +648,3 @@ def wait_for_broker(settings: Kafka, timeout: float) -> None:
                     f"no broker at {settings.bootstrap_servers} within {timeout:g} s: {error.args[0].str()}"
                 ) from None
             time.sleep(0.1)
-
-
-TOPICS: tuple[str, ...] = (*(event.topic for event in EVENTS), DEAD_LETTERS)
-WEEK_MS = 7 * 24 * 3600 * 1000
-"""Topics with user ids are kept at most so long: dead letters too, they hold the original bytes."""
-
-
-def topic_config(topic: str) -> dict[str, str]:
-    """Broker settings of one topic of ours, beside its partitions."""
-    if topic in {UserBehavior.topic, UserErasure.topic, DEAD_LETTERS}:
-        return {"cleanup.policy": "delete", "retention.ms": str(WEEK_MS)}
-    return {"cleanup.policy": "delete"}
-
-
-def ensure_topics(settings: Kafka, partitions: int = 4, replication: int = -1) -> None:
-    """Create the topics of `TOPICS` that are not there; those that are there keep what they have.
-
-    Args:
-        partitions: of each topic but `preference-pairs` and `model-updates`, which have one. The embedded broker gives
-            every topic 4.
-        replication: -1: the broker's own default.
-
-    Raises:
-        MessagingFault: the broker does not answer, or refuses.
-    """
-    client = AdminClient(client_config(settings), logger=log)
-    try:
-        if settings.embedded:
-            for topic in TOPICS:  # the mock cluster has no admin API; being asked for a topic makes it
-                client.list_topics(topic, timeout=10)
-            return
-        there = client.list_topics(timeout=10).topics
-    except KafkaException as error:
-        raise MessagingFault(f"topics: {error.args[0].str()}") from None
-    single = {PreferencePairs.topic, ModelUpdate.topic}
-    wanted = [
-        NewTopic(topic, 1 if topic in single else partitions, replication, config=topic_config(topic))
-        for topic in TOPICS
-        if topic not in there
-    ]
-    for topic, created in (client.create_topics(wanted, operation_timeout=10) if wanted else {}).items():
-        try:
-            created.result()
-        except KafkaException as error:
-            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                raise MessagingFault(f"topic {topic}: {error.args[0].str()}") from None

@@ -11,8 +11,9 @@ import pytest
 from workers import tracing
 from workers.events import DEAD_LETTERS, ItemPublish, ItemRefresh, ModelUpdate, UserBehavior
 from workers.exceptions import MessageTooLarge, MessagingFault, OffsetLost
-from workers.messaging import TOPICS, Consumer, Follower, Message, Producer, ensure_topics, wait_for_broker
+from workers.messaging import Consumer, Follower, Message, Producer, wait_for_broker
 from workers.settings import Kafka
+from workers.topics import TOPICS, ensure_topics
 
 pytestmark = pytest.mark.real("kafka")
 TOPIC = ItemRefresh.topic

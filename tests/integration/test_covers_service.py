@@ -1,4 +1,4 @@
-"""The covers service over real (embedded) servers, one process for this file: what each event comes to."""
+"""The covers service over embedded and over real servers, one process for this file: what each event comes to."""
 
 import csv
 import io
@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from bench.stream_world import World, files_of, picture, publish
+from tests.servers import Real
 from tests.unit.workers.covers.test_references import png_bomb
 from tests.zygote import Child, Zygote
 from workers.covers.inflight import parse, record_key
@@ -43,16 +44,18 @@ LIMITS = References(max_bytes=200_000, max_pixels=1_000_000, timeout_seconds=3)
 SEGMENTS = ("neutral", "a", "b", "c")
 
 
+pytestmark = pytest.mark.real("kafka", "s3")
+
+
 @pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
-    # Of its own: one test pauses them.
-    with Embedded(tmp_path_factory.mktemp("servers"), parts=("kafka", "s3")) as servers:
-        yield servers
+def servers(own_servers: Embedded | Real) -> Embedded | Real:
+    """Of its own: one test pauses them."""
+    return own_servers
 
 
 @pytest.fixture(scope="module")
 def world(
-    servers: Embedded, _applied: Feast, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+    servers: Embedded | Real, _applied: Feast, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("world")
     shutil.copytree(_applied.repo, folder / "feast")
@@ -105,10 +108,13 @@ def until(condition: object, seconds: float = 30) -> None:
 
 def test_an_item_gets_a_cover_for_every_segment(world: World, covers: Child) -> None:
     world.store.put_new("art/one.png", picture(1), "image/png")
+    art = world.store.address("art/one.png")
     sources = [
-        world.send(publish("both", reference_image=world.store.address("art/one.png"), language="en")),
+        world.send(publish("both", reference_image=art, language="en")),
         world.send(publish("title-only")),
-        world.send(ItemPublish(item_id="picture-only", item_version=1, reference_image="s3://icg/art/one.png")),
+        world.send(
+            ItemPublish(item_id="picture-only", item_version=1, reference_image=world.store.address("art/one.png"))
+        ),
     ]
     world.wait(sources, 90, covers.check)
     for item_id, source in zip(("both", "title-only", "picture-only"), sources, strict=True):
@@ -207,11 +213,11 @@ def test_each_kind_of_bad_input_is_a_dead_letter_and_its_neighbours_get_covers(w
         value(title=None): "needs a title, a reference_image or both",
         value(time="yesterday"): "time",
         shows("ftp://example.com/x.png"): "reference_image",
-        shows("s3://icg/art/nowhere.png"): "reference image: not found",
-        shows("s3://icg/art/large.png"): "more than 200,000 bytes",
-        shows("s3://icg/art/bomb.png"): "more than 1,000,000 pixels",
-        shows("s3://icg/art/text.png"): "not a PNG, JPEG or WebP picture",
-        shows("s3://icg/art/cut.jpg"): "the picture is broken",
+        shows(world.store.address("art/nowhere.png")): "reference image: not found",
+        shows(world.store.address("art/large.png")): "more than 200,000 bytes",
+        shows(world.store.address("art/bomb.png")): "more than 1,000,000 pixels",
+        shows(world.store.address("art/text.png")): "not a PNG, JPEG or WebP picture",
+        shows(world.store.address("art/cut.jpg")): "the picture is broken",
         shows("s3://secrets/x.png"): "the bucket 'secrets' is not allowed",
         shows("https://169.254.169.254/latest/meta-data/"): "not public",
         shows("https://localhost/x.png"): "not public",
@@ -301,7 +307,7 @@ def test_a_segment_without_a_vector_shows_neutral(world: World, covers: Child, p
 def test_a_cover_under_the_gate_is_not_published(world: World, covers: Child, port: int) -> None:
     world.store.put_new("art/two.png", picture(2), "image/png")
     some = world.send(publish("blank-some", title="Blank for some"))
-    all_ = world.send(publish("blank-all", title="Blank", reference_image="s3://icg/art/two.png"))
+    all_ = world.send(publish("blank-all", title="Blank", reference_image=world.store.address("art/two.png")))
     none = world.send(publish("blank-none", title="Blank"))
     world.wait([some, all_, none], 60, covers.check)
     found = {}
@@ -342,7 +348,7 @@ def test_what_cannot_be_drawn_is_found_and_its_neighbours_are_drawn(world: World
 
 
 def test_while_servers_are_away_nothing_is_lost_and_it_goes_on_by_itself(
-    world: World, covers: Child, servers: Embedded, port: int
+    world: World, covers: Child, servers: Embedded | Real, port: int
 ) -> None:
     until(lambda: ready(port) == {})
     dead = len(world.dead)
