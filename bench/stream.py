@@ -61,7 +61,7 @@ class Sleeper:
             drawn.append([Image.fromarray(each).resize(self._size, Image.Resampling.BICUBIC) for each in coarse])
         return drawn
 
-    def load_adapter(self, directory: str | Path) -> None:
+    def load_adapter(self, directory: str | Path, sampler: Any = None) -> None:
         raise ValueError("a sleeper has no adapter")
 
 
@@ -95,7 +95,7 @@ class Bare:
         from workers.covers.loading import sampler_config
 
         torch.set_num_threads(covers.threads)
-        self._generator = CoverGenerator.from_pretrained(model, sampler=sampler_config(covers))
+        self._generator = CoverGenerator.from_pretrained(model, sampler=sampler_config(covers, model / "adapter"))
         self._vectors = [None, *(np.asarray(vector, np.float32) for vector in vectors)]
         self._batch = covers.batch_items
 

@@ -22,6 +22,7 @@ from icg.item import Item
 from icg.mllm import MLLM, letterbox
 from icg.sampling import SamplerConfig, decode, draw_latents
 from icg.slots import in_slots
+from icg.tuned import save_tuned, tuned
 
 Vector = NDArray[np.float32]
 
@@ -66,6 +67,9 @@ class CoverGenerator:
     ) -> Self:
         """Load `base/`, `mllm/` and `adapter/` of a folder.
 
+        Args:
+            sampler: as the adapter says by default, see `icg.tuned`.
+
         Raises:
             BadWeights: if the adapter must not be used.
             Unsupported: if no family drives the base.
@@ -78,10 +82,10 @@ class CoverGenerator:
         cls, base: Path, mllm: Path, adapter: Path, *, device: str = "cpu", sampler: SamplerConfig | None = None
     ) -> Self:
         """Load from three folders, such as the cached parts of a release."""
-        sampler = sampler or SamplerConfig()
         for name, folder in (("base", base), ("mllm", mllm), ("adapter", adapter)):
             if not Path(folder).is_dir():
                 raise BadWeights(f"there is no {name} at {folder}")
+        sampler = sampler or tuned(adapter)
         return cls(
             load_base(base, device, sampler.torch_dtype),
             MLLM.from_pretrained(mllm, device, sampler.torch_dtype),
@@ -97,9 +101,14 @@ class CoverGenerator:
     def dimension(self) -> int:
         return self.adapter.config.dimension
 
-    def load_adapter(self, directory: str | Path) -> None:
-        """Take another adapter for the same base and MLLM; on BadWeights the old one stays."""
+    def load_adapter(self, directory: str | Path, sampler: SamplerConfig | None = None) -> None:
+        """Take another adapter for the same base and MLLM; on BadWeights the old one stays.
+
+        Args:
+            sampler: how it wants to be drawn; None: as before. Not another dtype.
+        """
         self.adapter = self._fitting(Adapter.from_pretrained(directory))
+        self.sampler = sampler or self.sampler
         self._read.clear()
 
     def save_pretrained(self, directory: str | Path) -> None:
@@ -107,6 +116,7 @@ class CoverGenerator:
         self.base.pipeline.save_pretrained(folder / "base", safe_serialization=True)
         self.mllm.save_pretrained(folder / "mllm")
         self.adapter.save_pretrained(folder / "adapter")
+        save_tuned(folder / "adapter", self.sampler)
 
     def _fitting(self, adapter: Adapter) -> Adapter:
         config = adapter.config

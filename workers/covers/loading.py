@@ -19,6 +19,7 @@ from PIL import Image
 
 from icg import CoverGenerator, Item, Judge, SamplerConfig
 from icg.quality import quality
+from icg.tuned import tuned
 from workers.exceptions import BadPart
 from workers.records import Part, Release, Rendition, SegmentSet
 from workers.releases import Releases
@@ -43,7 +44,7 @@ class Generator(Protocol):
     def generate(
         self, context: Any, vectors: Sequence[Sequence[Vector | None]], seeds: Sequence[int]
     ) -> list[list[Image.Image]]: ...
-    def load_adapter(self, directory: str | Path) -> None: ...
+    def load_adapter(self, directory: str | Path, sampler: SamplerConfig | None = None) -> None: ...
 
 
 class Refused(Exception):
@@ -55,6 +56,7 @@ class Loaded:
     """One release, ready to draw. Two are the same only if they are the same object."""
 
     release: Release
+    sampler: SamplerConfig
     generator: Generator
     judge: Judge
     segments: tuple[str, ...]
@@ -68,8 +70,10 @@ class Loaded:
 MakeGenerator = Callable[[Mapping[Part, Path], Covers], Generator]
 
 
-def sampler_config(settings: Covers) -> SamplerConfig:
-    return SamplerConfig(
+def sampler_config(settings: Covers, adapter: Path) -> SamplerConfig:
+    """As the adapter says, but for what the settings decide."""
+    return tuned(
+        adapter,
         steps=settings.steps,
         branch=settings.branch,
         guidance=settings.guidance,
@@ -81,16 +85,16 @@ def sampler_config(settings: Covers) -> SamplerConfig:
     )
 
 
-def sampler_record(settings: Covers) -> dict[str, Any]:
-    """The sampler's share of a `cover_id`. No scheduler: the base's own, which its revision names."""
+def sampler_record(sampler: SamplerConfig) -> dict[str, Any]:
+    """The sampler's share of a `cover_id`; its size is in the rendition."""
     return {
-        "steps": settings.steps,
-        "branch": settings.branch,
-        "scheduler": None,
-        "guidance": settings.guidance,
-        "personalization": settings.personalization,
-        "dtype": settings.dtype,
-        "slots": settings.slots,
+        "steps": sampler.steps,
+        "branch": sampler.branch,
+        "scheduler": sampler.scheduler,
+        "guidance": sampler.guidance,
+        "personalization": sampler.personalization,
+        "dtype": sampler.dtype,
+        "slots": sampler.slots,
     }
 
 
@@ -99,8 +103,9 @@ def rendition(settings: Covers) -> Rendition:
 
 
 def make_generator(parts: Mapping[Part, Path], settings: Covers) -> Generator:
+    sampler = sampler_config(settings, parts["adapter"])
     return CoverGenerator.from_parts(
-        parts["base"], parts["mllm"], parts["adapter"], device=settings.device, sampler=sampler_config(settings)
+        parts["base"], parts["mllm"], parts["adapter"], device=settings.device, sampler=sampler
     )
 
 
@@ -133,6 +138,7 @@ class Loader:
             for part in sorted(changed.intersection(NEEDED)):
                 check_finite(folders[part], part)
             segments = self._segments(release)
+            sampler = sampler_config(self._settings, folders["adapter"])
             rebuilt = None
             if current is None or changed & {"base", "mllm"}:
                 rebuilt = self._make(folders, self._settings)
@@ -151,7 +157,7 @@ class Loader:
             assert generator is not None
             try:
                 if rebuilt is None and "adapter" in changed:
-                    generator.load_adapter(folders["adapter"])
+                    generator.load_adapter(folders["adapter"], sampler)
                 if generator.space != release.parts["space"]:
                     raise ValueError(f"its adapter is of space {generator.space[:12]}")
                 if rebuilt is not None or "adapter" in changed:
@@ -160,9 +166,10 @@ class Loader:
                     judge.load_preference(folders["preference"])
             except Exception as error:
                 if rebuilt is None and "adapter" in changed and current is not None:
-                    generator.load_adapter(self._releases.fetch("adapter", current.release.parts["adapter"]))
+                    before = self._releases.fetch("adapter", current.release.parts["adapter"])
+                    generator.load_adapter(before, current.sampler)
                 raise Refused(str(error) or type(error).__name__) from error
-            return Loaded(release, generator, judge, segments, release.parts["space"])
+            return Loaded(release, sampler, generator, judge, segments, release.parts["space"])
 
         return finish
 

@@ -103,7 +103,6 @@ class Worker:
         self._inflight = inflight
         self._patience = patience
         self._health = health
-        self._sampler = sampler_record(settings.covers)
         self._rendition: Rendition = rendition(settings.covers)
         self._items: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._loading: dict[tuple[str, int], asyncio.Lock] = {}
@@ -246,7 +245,7 @@ class Worker:
         """
         segments = segments_to_draw(asked, loaded.segments)
         vectors = await self._segment_vectors(loaded, segments)
-        release, sampler, size = loaded.release, self._sampler, self._rendition
+        release, sampler, size = loaded.release, sampler_record(loaded.sampler), self._rendition
         if refreshing is not None:
             there = plan_covers(item, refreshing.reference_sha256, vectors, release, sampler, size)
             if not stale(there, refreshing, size.rendition_id):
@@ -401,7 +400,8 @@ class Worker:
         self, item: Item, reference: Reference, loaded: Loaded, source: Source
     ) -> ManifestCover:
         """The reference image as a cover in our size and format. The gate does not judge what is not ours."""
-        cover = plan_reference(item, reference.sha256, loaded.release, self._sampler, self._rendition)
+        sampler = sampler_record(loaded.sampler)
+        cover = plan_reference(item, reference.sha256, loaded.release, sampler, self._rendition)
         found = await self._existing(item, {cover.cover_id: cover})
         if found:
             return found[cover.cover_id]
@@ -490,4 +490,3 @@ def _filling(image: Image.Image, size: Rendition) -> Image.Image:
     )
     left, top = (scaled.width - size.width) // 2, (scaled.height - size.height) // 2
     return scaled.crop((left, top, left + size.width, top + size.height))
-

@@ -1,0 +1,23 @@
+"""The sampler of a release: the adapter's own, but for what the settings decide; all of it is recorded."""
+
+from pathlib import Path
+
+from icg.sampling import SamplerConfig
+from icg.tuned import save_tuned
+from workers.covers.loading import sampler_config, sampler_record
+from workers.settings import Covers
+
+
+def test_the_adapter_decides_where_the_settings_do_not(tmp_path: Path) -> None:
+    save_tuned(tmp_path, SamplerConfig(steps=12, branch=0.7))
+    found = sampler_config(Covers(steps=5, slots=4), tmp_path)
+    assert (found.steps, found.branch, found.slots) == (5, 0.7, 4)
+    assert sampler_record(found) == {
+        "steps": 5,
+        "branch": 0.7,
+        "scheduler": None,
+        "guidance": 1.0,
+        "personalization": 1.0,
+        "dtype": "float32",
+        "slots": 4,
+    }
