@@ -42,7 +42,8 @@ def init_tiny(directory: str | Path, seed: int = 0, *, weights: str | Path | Non
 
     Args:
         weights: folder of trained parts (see `icg.tiny.assemble.build`); random ones without.
-        gates: of the fresh adapter. At 0 every user gets the neutral cover; at 1 segments can be told apart by eye.
+        gates: of a fresh adapter, where `weights` has none. At 0 every user gets the neutral cover; at 1 segments can
+            be told apart by eye.
     """
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
@@ -54,7 +55,7 @@ def init_tiny(directory: str | Path, seed: int = 0, *, weights: str | Path | Non
         space = revision("space", folder / "space")
         Head.start(space, DIMENSION).save(folder / "preference")
         _write_aesthetic(folder / "rewards" / "aesthetic", folder / "space", seed)
-        _write_adapter(folder, space, seed, gates, loudness=1.0 if weights is not None else LOUDNESS)
+        _write_adapter(folder, space, seed, gates, Path(weights) if weights is not None else None)
 
 
 def revision(part: str, folder: Path, space: str | None = None) -> str:
@@ -134,7 +135,7 @@ def _write_aesthetic(folder: Path, processor: Path, seed: int) -> None:
     Aesthetic(_encoder(seed + 2), Preprocessing.from_pretrained(processor), head).save_pretrained(folder, processor)
 
 
-def _write_adapter(folder: Path, space: str, seed: int, gates: float, loudness: float) -> None:
+def _write_adapter(folder: Path, space: str, seed: int, gates: float, weights: Path | None) -> None:
     base = load_base(folder / "base")
     mllm = MLLM.from_pretrained(folder / "mllm")
     config = AdapterConfig(
@@ -147,11 +148,14 @@ def _write_adapter(folder: Path, space: str, seed: int, gates: float, loudness: 
         width=192,
         layers=3,
         heads=6,
-        scale=loudness * base_scale(base),
+        scale=(LOUDNESS if weights is None else 1.0) * base_scale(base),
     )
     adapter = Adapter(config)
-    randomise(adapter, seed)
-    adapter.set_gates(gates)
+    if weights is not None and any(weights.glob("adapter-*.safetensors")):
+        assemble.load_part(adapter.state_dict(), weights, "adapter")
+    else:
+        randomise(adapter, seed)
+        adapter.set_gates(gates)
     adapter.save_pretrained(folder / "adapter")
 
 

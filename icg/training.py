@@ -232,7 +232,8 @@ class _Fit(Generic[Model]):
     def _observe(self) -> None:
         _copy_into(_persistent_buffers(self.average), self.buffers)
         figures = self.task.observe(self.average, self.step)
-        self.log(self.step, **figures)
+        if figures:
+            self.log(self.step, **figures)
         if not self.run.watch:
             return
         if figures[self.run.watch] > self.best["value"]:

@@ -85,6 +85,7 @@ class Material:
         scheduler = get_scheduler(self.base, stack.sampler.scheduler)
         shape = self.base.latent_shape(*self.size)
         self.times = self.base.set_timesteps(scheduler, TIMES * stack.sampler.steps, shape).float().cpu()
+        self._meta = stack.adapter.meta.detach().clone()  # as loaded, whatever is trained in place
         self.blank = self.base.text([""], *self.size)
         self._latents: Cache[int] = Cache(self._encode, SLOTS, kept_bytes)
         self._inputs: Cache[Asked] = Cache(self._prepare, 1, kept_bytes)
@@ -99,9 +100,10 @@ class Material:
             for row, text, titled, reference in rows
         ]
 
-    def draw_noise(self, count: int, generator: torch.Generator) -> Batch:
-        """`noise` [count, C, h, w] and `times` [count], evenly drawn from those that sampling visits."""
-        which = torch.randint(len(self.times), (count,), generator=generator)
+    def draw_noise(self, count: int, generator: torch.Generator, middle: bool = False) -> Batch:
+        """`noise` [count, C, h, w]; `times` [count], evenly from those that sampling visits or their middle half."""
+        quarter = len(self.times) // 4 if middle else 0
+        which = torch.randint(quarter, len(self.times) - quarter, (count,), generator=generator)
         shape = (count, *self.base.latent_shape(*self.size))
         return {"noise": torch.randn(shape, generator=generator), "times": self.times[which]}
 
@@ -110,7 +112,7 @@ class Material:
         return list(self._inputs(asked))
 
     def features(self, asked: Sequence[Asked]) -> Tensor:
-        """What the stack's meta tokens read [n, tokens, features]; for stages that leave meta tokens and MLLM alone.
+        """What the stack's meta tokens, as they were loaded, read: [n, tokens, features].
 
         Each is read alone, as `CoverGenerator.encode` does.
         """
@@ -157,8 +159,7 @@ class Material:
 
     @torch.no_grad()
     def _read(self, asked: Sequence[Asked]) -> list[dict[str, Tensor]]:
-        meta = self.stack.adapter.meta
-        return [{"features": self.stack.mllm.read_prepared([one], meta)} for one in self.prepared(asked)]
+        return [{"features": self.stack.mllm.read_prepared([one], self._meta)} for one in self.prepared(asked)]
 
     def item(self, asked: Asked) -> Item:
         """What is asked, as the generator takes it."""

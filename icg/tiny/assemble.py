@@ -41,10 +41,10 @@ def build(directory: Path, weights: Path | None = None, seed: int = 0) -> None:
         reader = mllm.build()
         relevance = dual_encoder.build(dual_encoder.DualEncoderConfig())
     if weights is not None:
-        _load(vae.state_dict(), weights, "autoencoder")
-        _load(unet.state_dict(), weights, "unet")
-        _load(mllm.own_weights(reader), weights, "mllm")
-        _load(dual_encoder.own_weights(relevance), weights, "relevance")
+        load_part(vae.state_dict(), weights, "autoencoder")
+        load_part(unet.state_dict(), weights, "unet")
+        load_part(mllm.own_weights(reader), weights, "mllm")
+        load_part(dual_encoder.own_weights(relevance), weights, "relevance")
     base.build_pipeline(unet, vae, text.encoder()).save_pretrained(directory / "base")
     reader.model.save_pretrained(directory / "mllm")  # no head: nobody asks it, and it would be a third of the file
     mllm.processor().save_pretrained(directory / "mllm")
@@ -72,7 +72,7 @@ def ship(part: dict[str, Tensor], weights: Path, name: str, dtype: torch.dtype =
         write_whole(weights / f"{name}-{number}.safetensors", partial(save_file, tensors))
 
 
-def _load(own: dict[str, Tensor], weights: Path, name: str) -> None:
+def load_part(own: dict[str, Tensor], weights: Path, name: str) -> None:
     """Copy a part's files into the tensors of a model, which a state dict shares."""
     files = sorted(weights.glob(f"{name}-*.safetensors"))
     if not files:

@@ -5,6 +5,7 @@ flat drawings. After training, `fold` moves every latent channel to mean 0 and d
 convolutions, so that a pipeline needs no scaling factor.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -173,9 +174,9 @@ def train(config: AutoencoderConfig, run: Run, pictures: Pictures, held_out: Pic
     return average
 
 
-def main() -> None:
-    """`python -m icg.tiny.autoencoder`."""
-    arguments = stage_parser(str(__doc__), "autoencoder", steps=5000, batch=16).parse_args()
+def main(argv: Sequence[str] | None = None) -> None:
+    """`icg train autoencoder`, or `python -m icg.tiny.autoencoder`."""
+    arguments = stage_parser(str(__doc__), "autoencoder", steps=5000, batch=16).parse_args(argv)
     run = Run(
         folder=arguments.folder,
         steps=arguments.steps,

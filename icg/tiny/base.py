@@ -4,6 +4,7 @@ v-prediction with zero terminal SNR (Lin et al., arXiv 2305.08891): every pictur
 never quite reaches noise could not learn to draw.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -183,11 +184,11 @@ def _spread(pictures: Pictures, count: int) -> list[str]:
     return [titles[(2 * place + 1) * len(titles) // (2 * count)] for place in range(count)]
 
 
-def main() -> None:
-    """`python -m icg.tiny.base`."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """`icg train base`, or `python -m icg.tiny.base`."""
     parser = stage_parser(str(__doc__), "base", steps=20_000, batch=32)
     parser.add_argument("--autoencoder", type=Path, default=CACHE / "autoencoder" / "model", help="stage 1's model")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     autoencoder = AutoencoderKL.from_pretrained(arguments.autoencoder, local_files_only=True)
     pictures = load(arguments.data, "train")
     run = Run(

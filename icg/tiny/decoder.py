@@ -4,6 +4,7 @@ The base learns latents, not pictures, so a better decoder can be had at any tim
 Here it also meets what a base gives it: latents that are a little off.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,11 +74,11 @@ def train(
     return average
 
 
-def main() -> None:
-    """`python -m icg.tiny.decoder`."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """`icg train decoder`, or `python -m icg.tiny.decoder`."""
     parser = stage_parser(str(__doc__), "decoder", steps=5000, batch=16)
     parser.add_argument("--autoencoder", type=Path, default=CACHE / "autoencoder" / "model", help="stage 1's model")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     run = Run(
         folder=arguments.folder,
         steps=arguments.steps,

@@ -4,6 +4,7 @@ Its score is the cosine between a picture and a title. Trained with CLIP's contr
 round trip through the autoencoder and on round trips of noised latents, because those are what it will have to judge.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -151,11 +152,11 @@ def train(
     return fit(model, Task(draw, step_loss, observe), run, f"{config.projection} {signature}")
 
 
-def main() -> None:
-    """`python -m icg.tiny.dual_encoder`."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """`icg train dual-encoder`, or `python -m icg.tiny.dual_encoder`."""
     parser = stage_parser(str(__doc__), "dual_encoder", steps=3000, batch=128)
     parser.add_argument("--autoencoder", type=Path, default=CACHE / "autoencoder" / "model", help="stage 1's model")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     pictures = load(arguments.data, "train")
     run = Run(
         folder=arguments.folder,

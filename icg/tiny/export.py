@@ -1,25 +1,31 @@
 """Collect what the stages have trained into the folder of weights that `assemble.build` reads and that is shipped."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import LlavaForConditionalGeneration
 
+from icg.adapter import WEIGHTS
 from icg.tiny import mllm
 from icg.tiny.assemble import ship
 from icg.tiny.files import CACHE
 from icg.training import ema_weights
 
 
-def export(stages: Path, weights: Path) -> dict[str, int]:
-    """Write autoencoder, unet, relevance and mllm in fp16 from the newest checkpoints; return bytes a file.
+def export(stages: Path, weights: Path, aligned: Path | None = None) -> dict[str, int]:
+    """Write autoencoder, unet, relevance, mllm and adapter in fp16 from the newest checkpoints; return bytes a file.
 
     The MLLM's vision tower begins as the relevance reward's, its projector random: both are trained with the adapter.
 
     Args:
         stages: the folder of the stage folders.
         weights: where the safetensors files go.
+        aligned: folder of the alignment's last stage, with `adapter` and `mllm`; None: there is no adapter yet.
 
     Raises:
         FileNotFoundError: a stage has no checkpoint yet.
@@ -29,6 +35,23 @@ def export(stages: Path, weights: Path) -> dict[str, int]:
         decoder if decoder.exists() else stages / "autoencoder" / "model", local_files_only=True
     )
     relevance = ema_weights(stages / "dual_encoder")
+    reader = _reader(relevance, aligned)
+    ship(autoencoder.state_dict(), weights, "autoencoder")
+    ship(ema_weights(stages / "base"), weights, "unet")
+    ship(relevance, weights, "relevance")
+    ship(mllm.own_weights(reader), weights, "mllm")
+    if aligned is not None:
+        ship(load_file(aligned / "adapter" / WEIGHTS), weights, "adapter")
+    return {path.name: path.stat().st_size for path in sorted(weights.glob("*.safetensors"))}
+
+
+def _reader(relevance: dict[str, Tensor], aligned: Path | None) -> LlavaForConditionalGeneration:
+    """The MLLM as the alignment left it, or as it begins."""
+    if aligned is not None and (aligned / "mllm").is_dir():
+        trained: LlavaForConditionalGeneration = LlavaForConditionalGeneration.from_pretrained(
+            aligned / "mllm", local_files_only=True, use_safetensors=True
+        )
+        return trained
     with torch.random.fork_rng():
         torch.manual_seed(0)
         reader = mllm.build()
@@ -38,21 +61,17 @@ def export(stages: Path, weights: Path) -> dict[str, int]:
         if name.startswith("vision_model.")
     }
     reader.model.vision_tower.load_state_dict(tower)
-
-    ship(autoencoder.state_dict(), weights, "autoencoder")
-    ship(ema_weights(stages / "base"), weights, "unet")
-    ship(relevance, weights, "relevance")
-    ship(mllm.own_weights(reader), weights, "mllm")
-    return {path.name: path.stat().st_size for path in sorted(weights.glob("*.safetensors"))}
+    return reader
 
 
-def main() -> None:
-    """`python -m icg.tiny.export WEIGHTS`."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """`icg train export WEIGHTS`, or `python -m icg.tiny.export WEIGHTS`."""
     parser = argparse.ArgumentParser(description="Collect the trained parts of icg-tiny in fp16.")
     parser.add_argument("weights", type=Path)
     parser.add_argument("--stages", type=Path, default=CACHE, help="folder of the stage folders")
-    arguments = parser.parse_args()
-    sizes = export(arguments.stages, arguments.weights)
+    parser.add_argument("--aligned", type=Path, help="folder of the alignment's last stage")
+    arguments = parser.parse_args(argv)
+    sizes = export(arguments.stages, arguments.weights, arguments.aligned)
     for name, size in sizes.items():
         print(f"{name}: {size / 2**20:.1f} MiB")
     print(f"in all: {sum(sizes.values()) / 2**20:.1f} of 32 MiB")
