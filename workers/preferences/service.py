@@ -20,7 +20,7 @@ from workers import tracing
 from workers.exceptions import BadPart, Fault, FeatureFault, MessagingFault, OffsetLost, Stopped, StorageFault
 from workers.features import Features
 from workers.health import Health
-from workers.messaging import Consumer, Producer, ensure_topics
+from workers.messaging import Consumer, Producer
 from workers.preferences import metrics
 from workers.preferences.checkpoint import BadState, Checkpoints, Superseded
 from workers.preferences.partitions import TOPIC, Partitions, commit
@@ -31,6 +31,7 @@ from workers.records import Release
 from workers.releases import ReleaseFollower, Releases
 from workers.settings import Settings
 from workers.storage import ObjectStore, retrying
+from workers.topics import ensure_topics
 
 log = logging.getLogger(__name__)
 
