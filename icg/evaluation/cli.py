@@ -1,4 +1,4 @@
-"""The command `icg eval`. Nothing heavy is imported before one of them runs."""
+"""The commands `icg eval` and `icg branch`. Nothing heavy is imported before one of them runs."""
 
 from __future__ import annotations
 
@@ -6,16 +6,21 @@ import dataclasses
 import platform
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from icg.evaluation.bootstrap import Interval
+
 MODEL = Path("model")
+ALL = ("base", "mllm", "adapter", "rewards", "space", "preference")
 
 
 def add_to(app: typer.Typer) -> None:
     """Mount the commands."""
     app.command(name="eval")(evaluate)
+    app.command(name="branch")(branch)
 
 
 def evaluate(
@@ -73,7 +78,7 @@ def evaluate(
     upper = sheet is not None or bool({3, 4, 5, 6}.intersection(stages))
     try:
         if {1, 2}.intersection(stages) or upper:
-            _there(model, ("base", "mllm", "adapter", "rewards", "space", "preference") if upper else ("base",))
+            _there(model, ALL if upper else ("base",))
         world = World.load(config, split, why, data or DATA, judges or CACHE)
         base = load_base(model / "base") if {1, 2}.intersection(stages) else None
         rungs = run.first_rungs(world, config, base, stages) if {0, 1, 2}.intersection(stages) else []
@@ -93,6 +98,73 @@ def evaluate(
     facts |= {"python": platform.python_version()}
     facts |= {name: version(name) for name in ("torch", "diffusers", "numpy")}
     raise typer.Exit(0 if run.report(rungs, json_file, facts) else 1)
+
+
+def branch(
+    model: Annotated[
+        Path, typer.Argument(help="Folder of base, mllm, adapter, rewards, space and preference.")
+    ] = MODEL,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the curve there.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="And as SVG there.")] = None,
+    write: Annotated[bool, typer.Option(help="Put the chosen point into the model's adapter/sampler.json.")] = False,
+    at: Annotated[list[float] | None, typer.Option(min=0, max=1, help="Points to try; 0.1 to 0.9 by default.")] = None,
+    people: Annotated[int | None, typer.Option(min=2, help="Held-out people.")] = None,
+    concepts: Annotated[
+        int | None, typer.Option(min=2, help="Validation concepts, evenly spaced; all by default.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="The emoji parquet file.")] = None,
+    judges: Annotated[Path | None, typer.Option(help="Folder of the trained judges.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Where what was judged is kept.")] = None,
+) -> None:
+    """Choose on validation how many early steps an item's covers share: the latest point that keeps quality."""
+    from icg.evaluation import run
+    from icg.evaluation.bench import Bench
+    from icg.evaluation.branch import BRANCHES, LEAST_QUALITY, LEAST_RELEVANCE, draw_curve, save_curve, sweep
+    from icg.evaluation.emoji import CACHE
+    from icg.evaluation.world import EvalConfig, World
+    from icg.tiny.files import DATA
+    from icg.tuned import save_tuned
+
+    usual = EvalConfig()
+    config = dataclasses.replace(usual, people=people or usual.people, concepts=concepts or usual.concepts)
+    try:
+        _there(model, ALL)
+        world = World.load(config, "val", "", data or DATA, judges or CACHE)
+        bench = Bench.load(config, world, model, {})
+        kept = (folder or CACHE / "runs") / run.fingerprint(model, {}, config, "val", judges or CACHE)
+        curve = sweep(bench, kept, at or BRANCHES)
+    except (FileNotFoundError, ValueError) as error:
+        typer.echo(f"icg branch: {error}", err=True)
+        raise typer.Exit(2) from None
+    typer.echo("branch  quality kept         relevance kept       evaluations")
+    for point in curve.points:
+        typer.echo(
+            f"{point.branch:6.2f}  {_told(point.quality):19}  {_told(point.relevance):19}  {point.evaluations:.2f}"
+        )
+    if json_file:
+        facts = {
+            "people": str(config.people),
+            "concepts": str(len(world.concepts)),
+            "python": platform.python_version(),
+        }
+        save_curve(curve, json_file, facts | {name: version(name) for name in ("torch", "diffusers", "numpy")})
+    if picture and curve.gain.low > 0:
+        draw_curve(curve, picture)
+    if curve.chosen is None:
+        why = (
+            f"none of them keeps {LEAST_QUALITY:g} of the quality and {LEAST_RELEVANCE:g} of the relevance"
+            if curve.gain.low > 0
+            else f"there is nothing to keep: personal covers are liked no more than neutral ones ({_told(curve.gain)})"
+        )
+        typer.echo(f"icg branch: {why}", err=True)
+        raise typer.Exit(1)
+    typer.echo(f"chosen: {curve.chosen.branch:g}")
+    if write:
+        save_tuned(model / "adapter", dataclasses.replace(bench.generator.sampler, branch=curve.chosen.branch))
+
+
+def _told(found: Interval) -> str:
+    return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
 
 
 def _there(model: Path, parts: tuple[str, ...]) -> None:

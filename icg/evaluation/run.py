@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from icg.conditioning import Base
 from icg.evaluation import compare, ladder
 from icg.evaluation.bench import Bench
 from icg.evaluation.cases import GIVEN, Given, seeds
-from icg.evaluation.contenders import Case, Drawn, neutral, user
+from icg.evaluation.contenders import Case, Contender, Drawn, neutral, user
 from icg.evaluation.contenders.prompted import painter
 from icg.evaluation.figures import Row
 from icg.evaluation.panel import Measured
@@ -128,21 +128,30 @@ def measure(bench: Bench, given: Given, folder: Path, only: Collection[str] | No
     Args:
         only: names; None: all.
     """
-    items, references = bench.items(given)
-    found = {}
-    for name, make in bench.contenders(given).items():
-        if only is not None and name not in only:
-            continue
-        kept = folder / f"{given}-{name}.npz"
-        if not kept.exists():
-            some = items[: bench.config.oracle_concepts] if name == "oracle" else items
-            shown = {key: row for key, row in references.items() if key[0] < len(some)}
-            again = 1 if name == compare.AGAIN else 0
-            drawn = make().draw(some, bench.people, seeds(some, 2 * bench.config.seed + again))
-            store(kept, bench.world.panel.judge(drawn, some, bench.people, shown))
-            print(f"{given}: {name}, {drawn.seconds:.0f} s", file=sys.stderr, flush=True)
-        found[name] = restore(kept)
-    return found
+    return {
+        name: measured(bench, given, name, folder) for name in bench.contenders(given) if only is None or name in only
+    }
+
+
+def measured(
+    bench: Bench, given: Given, name: str, folder: Path, make: Callable[[], Contender] | None = None
+) -> Measured:
+    """Draw and judge one contender, or read it back.
+
+    Args:
+        make: gives the contender; None: the bench's own of that name.
+    """
+    kept = folder / f"{given}-{name}.npz"
+    if not kept.exists():
+        items, references = bench.items(given)
+        some = items[: bench.config.oracle_concepts] if name == "oracle" else items
+        shown = {key: row for key, row in references.items() if key[0] < len(some)}
+        again = 1 if name == compare.AGAIN else 0
+        contender = (make or bench.contenders(given)[name])()
+        drawn = contender.draw(some, bench.people, seeds(some, 2 * bench.config.seed + again))
+        store(kept, bench.world.panel.judge(drawn, some, bench.people, shown))
+        print(f"{given}: {name}, {drawn.seconds:.0f} s", file=sys.stderr, flush=True)
+    return restore(kept)
 
 
 def store(path: Path, measured: Measured) -> None:
@@ -221,6 +230,6 @@ def fingerprint(model: Path, rivals: dict[str, Path], config: EvalConfig, split:
     digest = hashlib.sha256(f"{config} {split} {sorted(rivals)}".encode())
     for folder in folders:
         for path in sorted(folder.rglob("*")):
-            if path.suffix in {".safetensors", ".py"} or path.name.endswith("config.json"):
+            if path.suffix in {".safetensors", ".py"} or path.name.endswith(("config.json", "sampler.json")):
                 digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()[:16]

@@ -1,12 +1,24 @@
 """A drawn stand-in for the emoji pictures, for tests that must run where the data is not."""
 
 import colorsys
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageDraw
 
+from icg.evaluation.bench import Bench
+from icg.evaluation.cases import readers
 from icg.evaluation.emoji import Gallery, measure
+from icg.evaluation.panel import Panel
+from icg.evaluation.relevance import RelevanceConfig, RelevanceJudge, RelevanceModel, Titles
+from icg.evaluation.second import SecondConfig, SecondJudge, SecondModel
+from icg.evaluation.study import StudyConfig, study
+from icg.evaluation.utility import Utility
+from icg.evaluation.world import EvalConfig, World
+from icg.generator import CoverGenerator
+from icg.preference import Head
 from icg.tiny.data import FAMILY, Pictures
 
 STYLES = tuple(FAMILY)
@@ -50,3 +62,39 @@ def train() -> Gallery:
 @pytest.fixture(scope="session")
 def unseen() -> Gallery:
     return drawn(range(100, 120))
+
+
+CONFIG = EvalConfig(
+    people=3,
+    oracle_concepts=2,
+    oracle=3,
+    practice=1,
+    titles=2,
+    guidance=2.0,
+    study=StudyConfig(training=12, held_out=3, archetypes=2, training_choices=10),
+)
+
+
+@pytest.fixture
+def bench(generator: CoverGenerator, train: Gallery, unseen: Gallery) -> Bench:
+    """A small real generator, drawn pictures and judges that know nothing."""
+    generator.sampler = replace(generator.sampler, steps=2)
+    made = study(train, CONFIG.study)
+    torch.manual_seed(0)
+    relevance = RelevanceJudge(
+        RelevanceModel(RelevanceConfig((8, 8, 16, 16), embedding=32, concepts=4, words=("thing",)))
+    )
+    second = SecondJudge(SecondModel(SecondConfig(people=15, width=32, depth=1, patch=16)))
+    within = made.standardise.joined(unseen.raw, unseen.pictures.concepts)
+    titles = Titles.of(relevance, unseen, {})
+    panel = Panel(unseen, Utility(made.people, within), relevance, titles, Titles.by_pixels(unseen), second)
+    embeddings = np.random.default_rng(0).normal(size=(len(train), generator.dimension)).astype(np.float32)
+    people = readers(made, embeddings, Head.start(generator.space, generator.dimension), count=3)
+
+    def prefer(users: list, images: list[Image.Image]) -> np.ndarray:
+        return np.random.default_rng(0).normal(size=(len(users), len(images)))
+
+    avoid = [frozenset({"noto"}), frozenset({"twemoji"}), frozenset({"noto"})]
+    concepts = unseen.concepts()[:2]
+    world = World(made, panel, unseen, concepts)
+    return Bench(CONFIG, world, generator, prefer, people, avoid, {"liked_sft": generator})

@@ -1,70 +1,26 @@
 """The whole evaluation on a small real generator, drawn pictures and judges that know nothing: it runs, it adds up."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import typer
 from PIL import Image
 from typer.testing import CliRunner
 
 from icg.evaluation import run
 from icg.evaluation.bench import Bench
-from icg.evaluation.cases import readers
 from icg.evaluation.cli import add_to
 from icg.evaluation.contenders.prompted import Vocabulary, said
 from icg.evaluation.emoji import Gallery
 from icg.evaluation.figures import Row
-from icg.evaluation.panel import Panel
-from icg.evaluation.relevance import RelevanceConfig, RelevanceJudge, RelevanceModel, Titles
-from icg.evaluation.second import SecondConfig, SecondJudge, SecondModel
-from icg.evaluation.study import StudyConfig, study
-from icg.evaluation.utility import Utility
-from icg.evaluation.world import EvalConfig, World
-from icg.generator import CoverGenerator
-from icg.preference import Head
+from icg.evaluation.world import EvalConfig
 from icg.tiny.captions import WORDS
-
-CONFIG = EvalConfig(
-    people=3,
-    oracle_concepts=2,
-    oracle=3,
-    practice=1,
-    titles=2,
-    guidance=2.0,
-    study=StudyConfig(training=12, held_out=3, archetypes=2, training_choices=10),
-)
-
-
-@pytest.fixture
-def bench(generator: CoverGenerator, train: Gallery, unseen: Gallery) -> Bench:
-    generator.sampler = replace(generator.sampler, steps=2)
-    made = study(train, CONFIG.study)
-    torch.manual_seed(0)
-    relevance = RelevanceJudge(
-        RelevanceModel(RelevanceConfig((8, 8, 16, 16), embedding=32, concepts=4, words=("thing",)))
-    )
-    second = SecondJudge(SecondModel(SecondConfig(people=15, width=32, depth=1, patch=16)))
-    within = made.standardise.joined(unseen.raw, unseen.pictures.concepts)
-    titles = Titles.of(relevance, unseen, {})
-    panel = Panel(unseen, Utility(made.people, within), relevance, titles, Titles.by_pixels(unseen), second)
-    embeddings = np.random.default_rng(0).normal(size=(len(train), generator.dimension)).astype(np.float32)
-    people = readers(made, embeddings, Head.start(generator.space, generator.dimension), count=3)
-
-    def prefer(users: list, images: list[Image.Image]) -> np.ndarray:
-        return np.random.default_rng(0).normal(size=(len(users), len(images)))
-
-    avoid = [frozenset({"noto"}), frozenset({"twemoji"}), frozenset({"noto"})]
-    concepts = unseen.concepts()[:2]
-    world = World(made, panel, unseen, concepts)
-    return Bench(CONFIG, world, generator, prefer, people, avoid, {"liked_sft": generator})
 
 
 def climb(bench: Bench, folder: Path) -> list[run.Rung]:
-    first = run.first_rungs(bench.world, CONFIG, bench.generator.base, sampler=bench.generator.sampler)
+    first = run.first_rungs(bench.world, bench.config, bench.generator.base, sampler=bench.generator.sampler)
     return first + run.upper_rungs(bench, folder)
 
 
@@ -108,7 +64,7 @@ def test_rungs_and_contenders_by_name(bench: Bench, tmp_path: Path) -> None:
         "both-icg", "both-mismatched", "both-neutral", "both-neutral_again"
     ]  # fmt: skip
     assert [number for number, _, _ in only] == [5]
-    assert [number for number, _, _ in run.first_rungs(bench.world, CONFIG, None, {0})] == [0]
+    assert [number for number, _, _ in run.first_rungs(bench.world, bench.config, None, {0})] == [0]
 
 
 def test_the_report_is_what_the_other_benches_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,11 +101,11 @@ def test_words_are_those_that_appeal_and_do_not_contradict(train: Gallery) -> No
 
 
 def test_a_model_that_is_not_there_is_one_line(tmp_path: Path) -> None:
-    first = run.fingerprint(tmp_path, {}, CONFIG, "val", tmp_path)
+    first = run.fingerprint(tmp_path, {}, EvalConfig(), "val", tmp_path)
     (tmp_path / "config.json").write_text("{}")
-    assert run.fingerprint(tmp_path, {}, CONFIG, "val", tmp_path) != first
-    assert run.fingerprint(tmp_path, {}, CONFIG, "test", tmp_path) != run.fingerprint(
-        tmp_path, {}, CONFIG, "val", tmp_path
+    assert run.fingerprint(tmp_path, {}, EvalConfig(), "val", tmp_path) != first
+    assert run.fingerprint(tmp_path, {}, EvalConfig(), "test", tmp_path) != run.fingerprint(
+        tmp_path, {}, EvalConfig(), "val", tmp_path
     )
 
 
