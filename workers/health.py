@@ -16,10 +16,11 @@ import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Gauge, generate_latest
 
 log = logging.getLogger(__name__)
 
+CONDITIONS = Gauge("icg_ready", "1 where a condition of readiness holds, 0 where it does not.", ["condition"])
 STUCK = 70
 """Exit code of a process that its watchdog ended: EX_SOFTWARE of sysexits.h."""
 
@@ -65,6 +66,7 @@ class Health:
             new = condition not in self._conditions
             before = self._conditions.get(condition)
             self._conditions[condition] = None if ok else (why or "not ready")
+        CONDITIONS.labels(condition).set(ok)
         if not ok and (new or before is None):
             log.warning("not ready: %s: %s", condition, why or "not ready")
         elif ok and before is not None:
