@@ -50,8 +50,8 @@ def written(text: str) -> str:
     """The page with its tables as they should be."""
     for name, table in TABLES.items():
         begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
-        before, found, rest = text.partition(begin)
-        assert found and end in rest, f"{FILE.name} has no place for {name}"
+        before, _, rest = text.partition(begin)
+        assert end in rest, f"{FILE.name} has no place for {name}"
         text = f"{before}{begin}{table()}\n{end}{rest.partition(end)[2]}"
     return text
 
