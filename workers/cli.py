@@ -22,7 +22,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-SERVICES = ("covers", "preferences", "audit", "api")
+SERVICES = ("covers", "preferences", "audit", "api", "people")
 """Rooms of `workers/`; each has a `service.run(settings, stop) -> exit status`."""
 
 

@@ -63,10 +63,10 @@ def _spread(vectors: Vectors, count: int, rng: np.random.Generator) -> Vectors:
 
 
 def _lloyd(vectors: Vectors, centres: Vectors, rounds: int) -> Groups:
-    labels = _nearest(vectors, centres)
+    labels = nearest(vectors, centres)
     for _ in range(rounds):
         centres, labels = _centres(vectors, labels)
-        moved = _nearest(vectors, centres)
+        moved = nearest(vectors, centres)
         if (moved == labels).all():
             break
         labels = moved
@@ -88,7 +88,8 @@ def _distances(vectors: Vectors, centres: Vectors) -> NDArray[np.float64]:
     return np.asarray(np.maximum(squares, 0))
 
 
-def _nearest(vectors: Vectors, centres: Vectors) -> Labels:
+def nearest(vectors: Vectors, centres: Vectors) -> Labels:
+    """Which of the centres [k, d] each vector [n, d] is closest to."""
     parts = [_distances(vectors[at : at + _CHUNK], centres).argmin(1) for at in range(0, len(vectors), _CHUNK)]
     return np.concatenate(parts).astype(np.int64)
 

@@ -12,6 +12,7 @@ from workers.exceptions import UserError
 
 if TYPE_CHECKING:
     from workers.embeddings import Users
+    from workers.erased import Erased
     from workers.features import Features
     from workers.records import Release, Segment, SegmentSet
     from workers.releases import Releases
@@ -78,17 +79,29 @@ def build(config: Settings, *, groups: int = 8, k_min: int = 20, seed: int = 0) 
     return built.release
 
 
-def build_set(config: Settings, *, groups: int = 8, k_min: int = 20, seed: int = 0, release: bool = True) -> Built:
+def build_set(
+    config: Settings,
+    *,
+    groups: int = 8,
+    k_min: int = 20,
+    seed: int = 0,
+    release: bool = True,
+    features: Features | None = None,
+) -> Built:
     """Group users by imported embedding plus taste, name the groups, and store or release them as part `segments`.
 
     The order keeps every reader whole: the part, the profiles of the segments, the release, then the users' moves.
     A proposed set is stored, with the profiles of its new segments so that their covers can be drawn; the release and
     the users stay as they are.
 
+    Args:
+        features: where the caller has the feature store open.
+
     Raises:
         UserError: no release, no users in its space, or fewer than `k_min` of them.
     """
     from workers import clustering, embeddings
+    from workers.erased import Erased
     from workers.features import Features
     from workers.records import SegmentSet
     from workers.releases import Releases
@@ -104,12 +117,14 @@ def build_set(config: Settings, *, groups: int = 8, k_min: int = 20, seed: int =
         raise UserError("no users are imported in the released space: `icg users import FILE` first")
     if len(users.ids) < k_min:
         raise UserError(f"{len(users.ids)} users are fewer than --k-min {k_min}: one group would name its members")
-    features = Features(config.feast)
+    own = Features(config.feast) if features is None else None
+    features = own or features
+    assert features is not None
     try:
-        vectors = users.vectors + _residuals(features, users, space)
+        vectors = users.vectors + residuals(features, users, space)
         found = clustering.merge_small(vectors, clustering.kmeans(vectors, groups, seed), k_min)
-        before = _before(releases, base, space)
-        made = clustering.named(found, before, f"{space}\n{base.parts.get('segments', '')}")
+        replaced = before(releases, base, space)
+        made = clustering.named(found, replaced, f"{space}\n{base.parts.get('segments', '')}")
         segments = SegmentSet(space=space, segments=made)
         revision = releases.put_part(
             "segments",
@@ -119,18 +134,21 @@ def build_set(config: Settings, *, groups: int = 8, k_min: int = 20, seed: int =
             parents={"segments": base.parts["segments"]} if "segments" in base.parts else {},
             metrics={"users": float(len(users.ids)), "segments": float(len(made))},
         )
-        old = {each.segment_id for each in before}
+        old = {each.segment_id for each in replaced}
         kept = {each.segment_id for each in made} & old
         # A kept segment of a proposed set has its old vector still: covers are drawn for it under the present release.
-        _push_profiles(features, segments, revision, leave_out=set() if release else old)
+        push_profiles(features, segments, revision, leave_out=set() if release else old)
         if not release:
             return Built(segments, revision, kept, len(users.ids), None)
         if base.parts.get("segments") != revision:
             base = _publish(config, revision, f"{len(made)} segments of {len(users.ids)} users")
-        _push_moves(features, users, [made[label] for label in found.labels], revision)
+        erased = Erased(config, store)
+        erased.poll()
+        push_moves(features, users, [made[label] for label in found.labels], revision, erased)
         return Built(segments, revision, kept, len(users.ids), base)
     finally:
-        features.close()
+        if own is not None:
+            own.close()
 
 
 def _publish(config: Settings, revision: str, reason: str) -> Release:
@@ -146,7 +164,8 @@ def _publish(config: Settings, revision: str, reason: str) -> Release:
         producer.close()
 
 
-def _push_profiles(features: Features, segments: SegmentSet, revision: str, leave_out: set[str]) -> None:
+def push_profiles(features: Features, segments: SegmentSet, revision: str, leave_out: set[str]) -> None:
+    """Write the segments' vectors, from which covers are drawn."""
     features.push(
         "segment_profile",
         [
@@ -164,16 +183,18 @@ def _push_profiles(features: Features, segments: SegmentSet, revision: str, leav
     )
 
 
-def _push_moves(features: Features, users: Users, into: Sequence[Segment], revision: str) -> None:
+def push_moves(features: Features, users: Users, into: Sequence[Segment], revision: str, erased: Erased) -> None:
+    """Put users into their segments; not those who asked to be forgotten since the table was read."""
     moves = [
         {"user_id": user, "segment_id": segment.segment_id, "parent": segment.parent, "segments": revision}
         for user, segment in zip(users.ids, into, strict=True)
+        if not erased.has(user)
     ]
     for at in range(0, len(moves), BATCH):
         features.push("user_segment", moves[at : at + BATCH])
 
 
-def _residuals(features: Features, users: Users, space: str) -> Any:
+def residuals(features: Features, users: Users, space: str) -> Any:
     """What was learned of each user on top of the embedding, 0 where nothing was or in another space: [n, d]."""
     import numpy as np
 
@@ -187,11 +208,11 @@ def _residuals(features: Features, users: Users, space: str) -> Any:
     return residuals
 
 
-def _before(releases: Releases, release: Release, space: str) -> list[Segment]:
+def before(releases: Releases, release: Release, space: str) -> list[Segment]:
     """The released segments that the new ones replace; none where their vectors lie in another space."""
     from workers.records import SegmentSet
 
     if "segments" not in release.parts:
         return []
-    before = SegmentSet.decode((releases.fetch("segments", release.parts["segments"]) / FILE).read_bytes())
-    return before.segments if before.space == space else []
+    found = SegmentSet.decode((releases.fetch("segments", release.parts["segments"]) / FILE).read_bytes())
+    return found.segments if found.space == space else []

@@ -108,6 +108,18 @@ class Audit(Section):
     user_key: SecretStr = Field(SecretStr("icg-demo"), description="HMAC key that turns user_id into user_key.")
 
 
+class Segments(Section):
+    """Segments that follow people."""
+
+    look_seconds: float = Field(300.0, gt=0, description="Between two looks at the people.")
+    rebuild_seconds: float = Field(86400.0, ge=0, description="Age at which the segments are rebuilt; 0: never.")
+    drift: float = Field(0.2, gt=0, description="Share of people nearer to another segment that rebuilds them at once.")
+    groups: int = Field(8, ge=1, le=1000)
+    k_min: int = Field(20, ge=1, description="Groups with fewer people merge into the nearest.")
+    covers_per_hour: float = Field(2000.0, gt=0, description="Drawn for new and moved segments at most.")
+    first_hours: float = Field(1.0, ge=0, description="Of drawing before a new set is released and people move.")
+
+
 class Erasure(Section):
     """How people are forgotten. With the defaults it is over an hour after the event was read."""
 
@@ -152,6 +164,7 @@ class Settings(BaseSettings):
     audit: Audit = Audit()
     api: Api = Api()
     erasure: Erasure = Erasure()
+    segments: Segments = Segments()
     cache: Path = Field(CACHE, description="Local copies of model parts, fetched by revision.")
     health_port: int = Field(0, description="Port of /healthz, /readyz and /metrics of a worker; 0: none.")
     health_host: str = Field("127.0.0.1", description="In a container 0.0.0.0, so that its orchestrator reaches it.")

@@ -16,12 +16,12 @@ import httpx
 import pytest
 from confluent_kafka import TopicPartition
 
-from workers.audit.delta import open_table
 from workers.audit.service import GROUP
 from workers.embedded import Embedded
 from workers.events import BehaviorKind, ItemPublish, UserBehavior
 from workers.messaging import Producer, client_config
 from workers.settings import S3, Kafka, environment
+from workers.tables import open_table
 
 KILLED_BETWEEN = """
 import os, signal, sys

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 import pyarrow.parquet as pq
 import pytest
 
-from workers.audit.delta import AuditTable, open_table
+from workers.audit.delta import AuditTable
 from workers.audit.layouts import LAYOUTS
 from workers.audit.sink import Sink
 from workers.events import BehaviorKind, Event, ItemPublish, UserBehavior, headers_for
@@ -20,6 +20,7 @@ from workers.exceptions import StorageFault
 from workers.messaging import Message
 from workers.settings import S3, Audit, Settings
 from workers.storage import ObjectStore
+from workers.tables import open_table
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 

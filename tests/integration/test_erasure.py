@@ -17,7 +17,6 @@ import pytest
 
 from workers import embeddings
 from workers.audit import service as audit
-from workers.audit.delta import open_table
 from workers.erased import Erased, user_key
 from workers.events import BehaviorKind, UserBehavior, UserErasure
 from workers.features import Features
@@ -27,6 +26,7 @@ from workers.people.erasure import forgetter
 from workers.records import sha256
 from workers.settings import S3, Audit, Erasure, Feast, Kafka, Settings
 from workers.storage import ObjectStore
+from workers.tables import open_table
 from workers.users import erase, receipts
 
 ANN, BOB = "reader-ann-0017", "reader-bob-0042"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SERVICES = ("covers", "preferences", "audit", "api")
+SERVICES = ("covers", "preferences", "audit", "api", "people")
 MODULES = [path for room in ("icg", "workers") for path in sorted((ROOT / room).rglob("*.py"))]
 
 

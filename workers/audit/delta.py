@@ -10,18 +10,18 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import date
 
 import pyarrow as pa
 import pyarrow.dataset as ds
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
-from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.exceptions import CommitFailedError
 
 from workers.audit.layouts import UNREADABLE_LAYOUT, Layout, Row
 from workers.exceptions import StorageFault
 from workers.settings import S3
+from workers.tables import faults, storage_options, table_uri
 
 log = logging.getLogger(__name__)
 
@@ -36,44 +36,6 @@ _CONFIGURATION = {
     "delta.logRetentionDuration": "interval 1 day",
     "delta.deletedFileRetentionDuration": "interval 1 hour",
 }
-
-
-def storage_options(settings: S3) -> dict[str, str]:
-    """The S3 settings as delta-rs spells them. Its patience is short: `storage.retrying` waits instead."""
-    options = {
-        "AWS_REGION": settings.region,
-        "AWS_VIRTUAL_HOSTED_STYLE_REQUEST": "false" if settings.endpoint else "true",
-        "timeout": "15s",
-        "connect_timeout": "3s",
-        "max_retries": "2",
-        "retry_timeout": "15s",
-    }
-    if settings.endpoint:
-        options["AWS_ENDPOINT_URL"] = settings.endpoint
-        options["AWS_ALLOW_HTTP"] = str(settings.endpoint.startswith("http://")).lower()
-    if settings.access_key and settings.secret_key:
-        options["AWS_ACCESS_KEY_ID"] = settings.access_key.get_secret_value()
-        options["AWS_SECRET_ACCESS_KEY"] = settings.secret_key.get_secret_value()
-    if settings.ca_bundle:
-        options["AWS_CA_BUNDLE"] = str(settings.ca_bundle)
-    return options
-
-
-def table_uri(settings: S3, name: str) -> str:
-    return f"s3://{settings.bucket}/audit/{name}"
-
-
-def open_table(settings: S3, name: str) -> DeltaTable | None:
-    """The table as it is now, None if it is not there yet.
-
-    Raises:
-        StorageFault: S3 does not answer.
-    """
-    with _faults(f"audit/{name}"):
-        try:
-            return DeltaTable(table_uri(settings, name), storage_options=storage_options(settings))
-        except TableNotFoundError:
-            return None
 
 
 def application(topic: str, partition: int) -> str:
@@ -104,7 +66,7 @@ class AuditTable:
             pyarrow.ArrowException, OverflowError: a value does not fit its column.
         """
         data = pa.Table.from_pylist([row for _, row in rows], schema=self.layout.schema)
-        with _faults(f"audit/{self.layout.topic}"):
+        with faults(f"audit/{self.layout.topic}"):
             table = self._fresh()
             last: dict[str, int] = {}
             for topic, row in rows:
@@ -133,7 +95,7 @@ class AuditTable:
         Returns:
             The days that were compacted.
         """
-        with _faults(f"compact audit/{self.layout.topic}"):
+        with faults(f"compact audit/{self.layout.topic}"):
             table = self._fresh()
             days = [day for day, files in sorted(_small_files(table).items()) if files > most_files]
             for day in days:
@@ -160,7 +122,7 @@ class AuditTable:
         Raises:
             StorageFault: also where another commit came in between: call again.
         """
-        with _faults(f"erase from audit/{self.layout.topic}"):
+        with faults(f"erase from audit/{self.layout.topic}"):
             table = self._fresh()
             there = table.to_pyarrow_dataset().to_table(
                 ["kafka_partition", "kafka_offset"], filter=ds.field("user_key") == user_key
@@ -221,16 +183,3 @@ def _small_files(table: DeltaTable) -> Counter[date]:
         for each in actions
         if each["size_bytes"] < TARGET_BYTES / 2
     )
-
-
-@contextmanager
-def _faults(what: str) -> Iterator[None]:
-    """What delta-rs and its object store raise when S3 fails, or a commit lost a race: a retry cures both."""
-    try:
-        yield
-    except (DeltaError, OSError) as error:
-        raise StorageFault(f"{what}: {_one_line(error)}") from error
-
-
-def _one_line(error: BaseException) -> str:
-    return (" ".join(str(error).split()) or type(error).__name__)[:300]

@@ -11,10 +11,10 @@ import duckdb
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from workers.audit.delta import open_table
 from workers.audit.layouts import LAYOUTS, UNREADABLE_LAYOUT
 from workers.exceptions import UserError
 from workers.settings import S3
+from workers.tables import open_table
 
 Record = dict[str, Any]
 

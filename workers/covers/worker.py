@@ -244,7 +244,7 @@ class Worker:
             BadEvent, Stale.
         """
         segments = segments_to_draw(asked, loaded.segments)
-        vectors = await self._segment_vectors(loaded, segments)
+        vectors = {**await self._segment_vectors(loaded, segments), **await self._proposed(loaded, asked)}
         release, sampler, size = loaded.release, sampler_record(loaded.sampler), self._rendition
         if refreshing is not None:
             there = plan_covers(item, refreshing.reference_sha256, vectors, release, sampler, size)
@@ -301,6 +301,17 @@ class Worker:
         if vectors.problems:
             log.warning("drawn neutral for want of a vector: %s", dict(vectors.problems))
         return vectors.by_segment
+
+    async def _proposed(self, loaded: Loaded, asked: Sequence[str] | None) -> Mapping[str, Vector | None]:
+        """Vectors of segments that a refresh names and the release does not have: those of a proposed set."""
+        others = [segment for segment in asked or () if segment not in {"neutral", *loaded.segments}]
+        if not others:
+            return {}
+        entities = [{"segment_id": segment} for segment in others]
+        found = await self._patience("feast", "read vectors", self._ports.features.read, "cover_generation", entities)
+        vectors = vectors_from(others, dict(zip(others, found, strict=True)), loaded.space, loaded.generator.dimension)
+        # One without a vector is nobody's: its cover would be the neutral one under a name that nobody has.
+        return {segment: vector for segment, vector in vectors.by_segment.items() if vector is not None}
 
     async def _reference(self, item: Item, refreshing: Manifest | None, memory: _Memory) -> Reference | None:
         """The item's own picture, fetched once however often the event is decided again."""
