@@ -69,6 +69,25 @@ def missing(parts: Iterable[str]) -> list[str]:
     ]
 
 
+def empty(kafka: Kafka) -> None:
+    """Take topics, groups and offsets away, and make the topics anew, of 4 partitions."""
+    client = AdminClient(client_config(kafka))
+    until = time.monotonic() + 90
+    while True:
+        groups = [group.group_id for group in client.list_consumer_groups().result(20).valid or ()]
+        topics = [topic for topic in client.list_topics(timeout=20).topics if topic in TOPICS]
+        if not groups and not topics:
+            break
+        deleting = [*(client.delete_consumer_groups(groups) if groups else {}).values()]
+        deleting += (client.delete_topics(topics) if topics else {}).values()
+        for future in deleting:
+            with contextlib.suppress(KafkaException):  # a group whose members are just leaving: again
+                future.result(20)
+        assert time.monotonic() < until, f"still there: {groups} {topics}"
+        time.sleep(0.1)
+    ensure_topics(kafka, partitions=4)
+
+
 class Real:
     """Real servers, each started when first asked for. Has what tests use of `workers.embedded.Embedded`.
 
@@ -119,23 +138,8 @@ class Real:
 
     def empty_kafka(self) -> Kafka:
         """The broker without topics, groups and offsets of tests before."""
-        kafka = self.kafka
-        client = AdminClient(client_config(kafka))
-        until = time.monotonic() + 90
-        while True:
-            groups = [group.group_id for group in client.list_consumer_groups().result(20).valid or ()]
-            topics = [topic for topic in client.list_topics(timeout=20).topics if topic in TOPICS]
-            if not groups and not topics:
-                break
-            for call in (client.delete_consumer_groups, client.delete_topics):
-                names = groups if call == client.delete_consumer_groups else topics
-                for future in (call(names) if names else {}).values():
-                    with contextlib.suppress(KafkaException):  # a group whose members are just leaving: again
-                        future.result(20)
-            assert time.monotonic() < until, f"still there: {groups} {topics}"
-            time.sleep(0.1)
-        ensure_topics(kafka, partitions=4)
-        return kafka
+        empty(self.kafka)
+        return self.kafka
 
     def pause_kafka(self) -> None:
         self._processes["kafka"].pause()

@@ -60,7 +60,8 @@ class Zygote:
         """Fork a child.
 
         Args:
-            what: `covers`: the service; `arguments` are titles at which it goes wrong (see `_Faulty`).
+            what: `covers`: the service; `arguments` are titles at which it goes wrong (see `_Faulty`), and
+                `bug:` with the name of a bug to plant (see `tests.faults.planted`).
                 `tiny`: `icg.init_tiny`; `arguments` are directory and seed.
         """
         pid = self._ask(do=what, arguments=list(arguments), environment=dict(environment), log=str(log))
@@ -146,6 +147,11 @@ def _child(request: dict[str, Any]) -> int:
     on_signals(stop)
     logs.configure(settings(), "covers")
     tracing.configure(settings(), "covers")
+    for argument in request["arguments"]:
+        if argument.startswith("bug:"):
+            from tests.faults.planted import plant
+
+            plant(argument.removeprefix("bug:"))
     try:
         return run(settings(), stop, _faulty(request["arguments"]))
     finally:

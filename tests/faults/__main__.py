@@ -1,0 +1,72 @@
+"""`python -m tests.faults --faults N --items M --json FILE`: the pipeline on real servers, and what faults do to it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from bench.report import Figure, report, versions
+from tests.faults.run import Run, undisturbed
+from tests.faults.stage import Servers
+from tests.zygote import Zygote
+from workers.embedded import apply_feast
+
+WANTED = {"lost": 0, "duplicated": 0, "wrong_bytes": 0, "stale": 0, "stuck": 0}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument("--faults", type=int, default=20)
+    parser.add_argument("--items", type=int, default=200, help="items published; other events come on top")
+    parser.add_argument("--brokers", type=int, default=1, help="Kafka nodes; with three a killed leader is replaced")
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--only", help="kinds of faults, such as 'kill s3,pause covers-1' (default: all)")
+    parser.add_argument("--folder", type=Path, help="for data and logs, kept (default: a temporary one)")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="icg-faults-") as temporary:
+        good = _run(options, (options.folder or Path(temporary)).resolve())
+    sys.exit(0 if good else 1)
+
+
+def _run(options: argparse.Namespace, folder: Path) -> bool:
+    print(f"seed {options.seed}", flush=True)
+    zygote = Zygote()
+    servers = Servers(folder / "servers", options.brokers)
+    try:
+        servers.start()
+        applied = apply_feast(folder / "applied")
+        model = folder / "model"
+        made = zygote.start("tiny", [str(model), "0"], {}, folder / "tiny.log")
+        if made.wait(600) != 0:
+            raise RuntimeError((folder / "tiny.log").read_text()[-1000:])
+        run = Run(folder / "run", servers, applied, model, zygote, options.seed)
+        run.start()
+        kinds = options.only.split(",") if options.only else None
+        chunks = options.faults + 1
+        for number in range(chunks):
+            if number == chunks // 2:
+                run.release_more()
+            for event in run.traffic.chunk(options.items * (number + 1) // chunks - options.items * number // chunks):
+                run.send(event)
+            if number < options.faults:
+                run.disturb(run.random.choice(kinds) if kinds else None)
+                last = run.report.recoveries[-1] if run.report.recoveries else float("nan")
+                print(f"{number + 1:4} {run.report.faults[-1]}: recovered in {last:.1f} s", flush=True)
+        result = run.finish(lambda run: undisturbed(run, folder / "twin", applied, zygote))
+        run.close()
+    finally:
+        servers.close()
+        zygote.close()
+    for name, lines in (result.findings | {"stuck": result.stuck}).items():
+        for line in lines[:20]:
+            print(f"{name}: {line}")
+    figures = [Figure(name, value, most=WANTED.get(name)) for name, value in result.figures().items()]
+    return report("Faults", figures, options.json, versions("confluent-kafka", "faust-streaming", "torch"))
+
+
+if __name__ == "__main__":
+    main()

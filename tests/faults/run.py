@@ -1,0 +1,281 @@
+"""One run: events go in, faults happen, everything that came of it is gathered as evidence."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.stream_world import World
+from tests.faults.checker import Evidence, Findings, Source, check
+from tests.faults.stage import MORE_SEGMENTS, SEGMENTS, SMALL, Servers, Service, Watcher, put_pictures, redis_store
+from tests.faults.traffic import Traffic
+from tests.zygote import Zygote
+from workers.embedded import Embedded
+from workers.events import Event, ItemPublish, Outcome
+from workers.records import Sidecar, sha256
+from workers.settings import Feast
+from workers.storage import ObjectStore
+
+PATIENCE = 120.0
+"""Seconds after a fault in which everything has to be well again."""
+
+
+@dataclass
+class Report:
+    findings: Findings
+    faults: list[str] = field(default_factory=list)
+    recoveries: list[float] = field(default_factory=list)
+    """Seconds from each fault's end until an event published then had its outcome."""
+    stuck: list[str] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
+    """With which status services ended by themselves; they were started again."""
+    published: int = 0
+    events: int = 0
+    compared: int = 0
+    """Covers compared with the undisturbed run."""
+
+    def figures(self) -> dict[str, float]:
+        recoveries = sorted(self.recoveries)
+        p95 = statistics.quantiles(recoveries, n=20, method="inclusive")[-1] if len(recoveries) > 1 else 0.0
+        return {name: float(len(lines)) for name, lines in self.findings.items()} | {
+            "stuck": float(len(self.stuck)),
+            "recovery_p95_s": round(p95, 2),
+            "faults": float(len(self.faults)),
+            "publishes": float(self.published),
+            "events": float(self.events),
+            "covers_compared": float(self.compared),
+            "ended_by_themselves": float(len(self.ends)),
+        }
+
+
+class Run:
+    """The pipeline under faults. Its `evidence` is what `check` judges."""
+
+    def __init__(
+        self, folder: Path, servers: Servers, applied: Feast, model: Path, zygote: Zygote, seed: int, bug: str = ""
+    ) -> None:
+        folder.mkdir(parents=True)
+        self.servers = servers
+        self.random = random.Random(seed)
+        store = servers.direct.model_copy(update={"bucket": f"faults-{folder.name.lower()}"})
+        feast = redis_store(folder / "feast", servers.proxies["redis"].address, applied)
+        self.world = World(folder, servers.kafka, store, feast, model, SMALL)
+        put_pictures(self.world)
+        self.world.release(SEGMENTS)
+        self.traffic = Traffic(seed, self.world.store.bucket)
+        environment = self.world.environment() | {"ICG_S3_ENDPOINT": f"http://{servers.proxies['s3'].address}"}
+        self.services = [
+            Service(name, zygote, environment | {"ICG_CACHE": str(folder / name)}, folder, bug)
+            for name in ("covers-1", "covers-2")
+        ]
+        self.watcher = Watcher(store)
+        self.sent: list[tuple[Event | bytes, Future[Source]]] = []
+        self.report = Report({})
+        self.twin: dict[str, str] = {}
+        self._releases: dict[int, tuple[str, ...]] = {}
+
+    def start(self) -> None:
+        for service in self.services:
+            service.start()
+
+    def send(self, event: Event | bytes) -> Future[Source]:
+        """To the broker as soon as it takes it."""
+        sent = (
+            self.world.send_soon(event)
+            if isinstance(event, Event)
+            else _as_source(self.world.producer.send(ItemPublish.topic, event, "nonsense"))
+        )
+        self.sent.append((event, sent))
+        return sent
+
+    def release_more(self) -> None:
+        """A second release, with one segment more. At this place of the stream in the undisturbed run, too."""
+        self._releases[len(self.sent)] = MORE_SEGMENTS
+        _release(self.world, MORE_SEGMENTS)
+        self.traffic.release = 2
+
+    def look(self) -> None:
+        self.world.look(0.05)
+        for events in self.world.ready.values():
+            if events[0].outcome is Outcome.DRAWN:
+                self.traffic.settled.add(events[0].item_id)
+        for service in self.services:
+            service.keep()
+
+    def wait(self, done: Callable[[], bool], seconds: float = PATIENCE) -> bool:
+        end = time.monotonic() + seconds
+        while not done():
+            if time.monotonic() > end:
+                return False
+            self.look()
+        return True
+
+    def ended(self, sent: Future[Source]) -> bool:
+        return sent.done() and sent.result() in (self.world.ready.keys() | self.world.dead.keys())
+
+    def in_flight(self) -> list[str]:
+        """Items whose newest publishes have no outcome yet."""
+        return [
+            event.item_id
+            for event, sent in self.sent[-40:]
+            if isinstance(event, ItemPublish) and event.action == "publish" and not self.ended(sent)
+        ]
+
+    def disturb(self, fault: str | None = None) -> None:
+        """One fault at a random moment, and the time until an event published at its end has its outcome."""
+        self.rest(self.random.uniform(0, 1.5))
+        with self._fault(fault or self.random.choice(self.faults())) as name:
+            self.report.faults.append(name)
+        probe = self.send(self.traffic.publish())
+        begun = time.monotonic()
+        if self.wait(lambda: self.ended(probe)):
+            self.report.recoveries.append(time.monotonic() - begun)
+        else:
+            self.report.stuck.append(f"{name}: an event published after it has no outcome within {PATIENCE:g} s")
+
+    def faults(self) -> list[str]:
+        """Everything that can go wrong. Services twice: theirs are most of the states there are."""
+        services = [f"{how} {each.name}" for each in self.services for how in ("kill", "pause")]
+        servers = [f"{how} {name}" for name in self.servers.processes for how in ("kill", "pause")]
+        network = [f"{how} {name}" for name in self.servers.proxies for how in ("cut", "hang", "slow")]
+        return [*services, *services, *servers, *network]
+
+    @contextlib.contextmanager
+    def _fault(self, fault: str) -> Iterator[str]:
+        how, _, name = fault.partition(" ")
+        lasts = self.random.choice((0.2, 1.0, 2.5, 5.0)) * self.random.uniform(0.5, 1.5)
+        target = next((each for each in self.services if each.name == name), None) or self.servers.processes.get(name)
+        proxy = self.servers.proxies.get(name)
+        if how in {"kill", "pause"}:
+            assert target is not None
+            target.kill() if how == "kill" else target.pause()
+        else:
+            assert proxy is not None
+            {"cut": proxy.cut, "hang": proxy.hang, "slow": lambda: proxy.slow(0.2)}[how]()
+        # Whoever stands still in the middle of an item, or is away, must not undo what comes now.
+        for item_id in dict.fromkeys(self.in_flight()[:2]):
+            self.send(self.traffic.again(item_id))
+        self.rest(lasts, keep=how != "kill")
+        yield f"{fault} for {lasts:.1f} s"
+        if how == "kill":
+            assert target is not None
+            target.start()
+            if target is self.servers.processes.get(name):
+                self.servers.processes[name].wait()
+        elif how == "pause":
+            assert target is not None
+            target.resume()
+        else:
+            assert proxy is not None
+            proxy.heal()
+
+    def rest(self, seconds: float, keep: bool = True) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.world.look(0.02)
+            if keep:
+                for service in self.services:
+                    service.keep()
+
+    def finish(self, compare: Callable[[Run], dict[str, str]] | None = None, patience: float = PATIENCE) -> Report:
+        """Wait for what is left, end the services, gather the evidence and judge it.
+
+        Args:
+            compare: makes the undisturbed run's covers, see `undisturbed`.
+            patience: seconds for what has not ended yet.
+        """
+        self.wait(lambda: all(self.ended(sent) for _, sent in self.sent), patience)
+        for service in self.services:
+            service.keep()
+            service.kill()
+        self.watcher.close()
+        self.watcher.look()
+        twin = compare(self) if compare else {}
+        evidence = self._evidence(twin)
+        self.report.findings = check(evidence)
+        self.report.compared = len(twin.keys() & evidence.objects.keys())
+        self.report.published = sum(
+            isinstance(event, ItemPublish) and event.action == "publish" for event, _ in self.sent
+        )
+        self.report.events = len(self.sent)
+        self.report.ends = [status for service in self.services for status in service.ends]
+        return self.report
+
+    def _evidence(self, twin: dict[str, str]) -> Evidence:
+        store = ObjectStore(self.world.settings.s3)
+        found = Evidence(ready=self.world.ready, dead=self.world.dead, wanted=self.traffic.items, twin=twin)
+        for event, sent in self.sent:
+            (found.valid if isinstance(event, Event) else found.nonsense).add(sent.result(PATIENCE))
+        manifests = {}
+        for item_id in self.traffic.items:
+            if (manifest := self.world.manifest(item_id)) is not None:
+                manifests[item_id] = manifest
+        found.manifests = manifests
+        found.objects = objects_of(store)
+        found.sidecars = [
+            Sidecar.decode(stored.data)
+            for key in store.list("covers/")
+            if key.endswith(".json") and (stored := store.get(key)) is not None
+        ]
+        found.seen = self.watcher.seen
+        names = ["item_covers:generation", "item_covers:state"]
+        rows = self.world.features.read(names, [{"item_id": item_id} for item_id in manifests])
+        found.rows = {row["item_id"]: (row["generation"], row["state"]) for row in rows}
+        return found
+
+    def close(self) -> None:
+        for service in self.services:
+            with contextlib.suppress(Exception):
+                service.kill()
+        self.watcher.close()
+        self.world.close()
+
+
+def _as_source(sent: Future[tuple[int, int]]) -> Future[Source]:
+    source: Future[Source] = Future()
+    sent.add_done_callback(lambda done: source.set_result((ItemPublish.topic, *done.result())))
+    return source
+
+
+def _release(world: World, segments: tuple[str, ...]) -> None:
+    world.revisions["segments"] = world.put_segments(segments)
+    world.releases.publish({"segments": world.revisions["segments"]}, "faults", "segments")
+
+
+def objects_of(store: ObjectStore) -> dict[str, str]:
+    """sha256 of each cover's bytes, by cover_id."""
+    return {
+        key.rsplit("/", 1)[1].removesuffix(".webp"): sha256(stored.data)
+        for key in store.list("covers/")
+        if key.endswith(".webp") and (stored := store.get(key)) is not None
+    }
+
+
+def undisturbed(run: Run, folder: Path, applied: Feast, zygote: Zygote) -> dict[str, str]:
+    """The same events, in the same order, on embedded servers that nothing happens to."""
+    with Embedded(folder / "servers", parts=("kafka", "s3")) as servers:
+        shutil.copytree(applied.repo, folder / "feast")
+        feast = Feast(repo=folder / "feast", yaml=folder / "feast" / "feature_store.yaml")
+        s3 = servers.s3.model_copy(update={"bucket": run.world.store.bucket})  # it is in the addresses of pictures
+        world = World(folder, servers.kafka, s3, feast, run.world.model, SMALL)
+        put_pictures(world)
+        world.release(SEGMENTS)
+        child = zygote.start("covers", [], world.environment(), folder / "covers.log")
+        with child.running():
+            sources = []
+            for index, (event, _) in enumerate(run.sent):
+                if index in run._releases:
+                    _release(world, run._releases[index])
+                if isinstance(event, Event):
+                    sources.append(world.send(event))
+            world.wait(sources, 3600, child.check)
+        found = objects_of(world.store)
+        world.close()
+        return found

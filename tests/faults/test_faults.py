@@ -1,0 +1,121 @@
+"""The pipeline on real Kafka, S3 and Redis while each of them, each service and the network between them fail.
+
+`python -m tests.faults` does the same for as long as one likes.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+
+import pytest
+
+from tests.faults.checker import Source
+from tests.faults.run import Run, undisturbed
+from tests.faults.stage import Servers
+from tests.servers import Real, empty
+from tests.zygote import Zygote
+from workers.settings import Feast
+
+pytestmark = [pytest.mark.real("kafka", "s3", "redis", only=True), pytest.mark.slow]
+
+Make = Callable[..., Run]
+
+
+@pytest.fixture(scope="module")
+def servers(adapter: str, _real: Real, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """Processes, always: they are to be killed. `_real` has seen to it that they are installed."""
+    servers = Servers(tmp_path_factory.mktemp("faults"))
+    servers.start()
+    yield servers
+    servers.close()
+
+
+@pytest.fixture
+def make(servers: Servers, _applied: Feast, tiny_model: Path, zygote: Zygote, tmp_path: Path) -> Iterator[Make]:
+    made: list[Run] = []
+
+    def run(seed: int, bug: str = "") -> Run:
+        empty(servers.kafka)
+        made.append(Run(tmp_path / f"run-{len(made)}-{seed}", servers, _applied, tiny_model, zygote, seed, bug))
+        made[-1].start()
+        return made[-1]
+
+    yield run
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def compare(_applied: Feast, zygote: Zygote, tmp_path: Path) -> Callable[[Run], dict[str, str]]:
+    return lambda run: undisturbed(run, tmp_path / "twin", _applied, zygote)
+
+
+@pytest.mark.timeout(600)
+def test_faults_lose_nothing_and_repeat_nothing(make: Make, compare: Callable[[Run], dict[str, str]]) -> None:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    run = make(seed)
+    # One of each kind; which service, server and moment it hits is left to chance.
+    kinds = [f"{how} {run.random.choice(('covers-1', 'covers-2'))}" for how in ("kill", "pause")]
+    kinds += [f"{how} {run.random.choice(('kafka-1', 's3', 'redis'))}" for how in ("kill", "pause", "cut", "hang")]
+    run.random.shuffle(kinds)
+    for number, kind in enumerate(kinds):
+        if number == 3:
+            run.release_more()
+        for event in run.traffic.chunk(6):
+            run.send(event)
+        run.disturb(kind)
+    report = run.finish(compare)
+    print(report.faults, report.figures())
+    assert report.stuck == []
+    assert report.findings == {"lost": [], "duplicated": [], "wrong_bytes": [], "stale": []}
+    assert report.compared > 4 * 36
+    assert len(report.recoveries) == len(kinds)
+
+
+def begin(run: Run, items: int = 4) -> list[Future[Source]]:
+    """Both services are up and share the work; then some events are in the making."""
+    first = [run.send(run.traffic.publish()) for _ in range(8)]
+    assert run.wait(lambda: all(map(run.ended, first)))
+    return [run.send(run.traffic.publish()) for _ in range(items)]
+
+
+def test_an_ack_before_the_manifest_is_counted(make: Make) -> None:
+    run = make(1, "ack before manifest")
+    sent = begin(run, 40)
+    assert run.wait(lambda: sum(map(run.ended, sent)) > 3)
+    for service in run.services:
+        service.kill()
+        service.start()
+    run.wait(lambda: all(map(run.ended, sent)), 30)
+    assert run.finish(patience=0).findings["lost"]
+
+
+def test_a_put_without_if_match_is_counted(make: Make) -> None:
+    run = make(2, "put without If-Match")
+    for _ in range(6):
+        begin(run, 16)
+        run.disturb(f"pause {run.random.choice(run.services).name}")
+        run.watcher.look()
+    assert run.finish().findings["stale"]
+
+
+def test_an_ignored_retract_is_counted(make: Make) -> None:
+    run = make(3, "retract ignored")
+    begin(run)
+    while not any(wanted.retracted for wanted in run.traffic.items.values()):
+        for event in run.traffic.chunk(2):
+            run.send(event)
+    assert run.finish().findings["stale"]
+
+
+def test_an_outage_that_becomes_a_dead_letter_is_counted(make: Make) -> None:
+    run = make(4, "outage dead-lettered")
+    sent = begin(run, 16)
+    run.servers.proxies["s3"].cut()
+    run.wait(lambda: any(map(run.ended, sent[-4:])), 60)
+    run.servers.proxies["s3"].heal()
+    assert any("valid, and dead-lettered" in line for line in run.finish().findings["lost"])
