@@ -284,6 +284,26 @@ def test_a_refresh_of_nothing_or_for_no_release_changes_nothing(world: World, co
     assert world.manifest("both") == before
 
 
+def test_a_refresh_draws_for_a_segment_that_is_only_proposed(world: World, covers: Child) -> None:
+    published = world.send(publish("ahead"))
+    world.wait([published], 60, covers.check)
+    before = world.manifest("ahead")
+    assert before is not None
+    [row] = world.features.read("cover_generation", [{"segment_id": "b"}])
+    vector = [-x for x in row["vector"]]
+    world.features.push("segment_profile", [{**row, "segment_id": "proposed", "vector": vector, "parent": "b"}])
+    refresh = world.send(ItemRefresh(item_id="ahead", segments=("proposed", "nobody")))
+    world.wait([refresh], 60, covers.check)
+    after = world.manifest("ahead")
+    assert after is not None
+    assert world.ready[refresh][0].outcome is Outcome.DRAWN
+    assert after.covers.keys() - before.covers.keys() == {"proposed"}
+    cover = after.covers["proposed"]["default"]
+    assert cover.fallback is None
+    assert cover.cover_id not in {by["default"].cover_id for by in before.covers.values()}
+    assert {name: after.covers[name] for name in before.covers} == before.covers
+
+
 def test_a_segment_without_a_vector_shows_neutral(world: World, covers: Child, port: int) -> None:
     dead = len(world.dead)
     other = "f" * 64

@@ -17,12 +17,12 @@ import pytest
 
 from workers import embeddings
 from workers.audit import service as audit
-from workers.erased import Erased, user_key
+from workers.erased import user_key
 from workers.events import BehaviorKind, UserBehavior, UserErasure
 from workers.features import Features
-from workers.forgetting import Forgetting, Receipt
+from workers.forgetting import Receipt
 from workers.messaging import Follower, Producer
-from workers.people.erasure import forgetter
+from workers.people import service as people
 from workers.records import sha256
 from workers.settings import S3, Audit, Erasure, Feast, Kafka, Settings
 from workers.storage import ObjectStore
@@ -53,22 +53,18 @@ def settings(own_kafka: Kafka, s3: S3, feast_repo: Feast) -> Settings:
 
 
 @pytest.fixture
-def running(settings: Settings, store: ObjectStore, features: Features) -> Iterator[None]:
-    """The audit service, and the half of the people service that forgets, as threads."""
+def running(settings: Settings, store: ObjectStore) -> Iterator[None]:
+    """The services that keep something of people, as threads."""
     stop = threading.Event()
-    tables = threading.Thread(target=audit.run, args=(settings, stop))
-    tables.start()
-    erased = Erased(settings, store)
-    erased.start()
-    forgetting = Forgetting(settings, "people", forgetter(store, features), erased, stop)
-    forgetting.start()
+    services = [threading.Thread(target=service.run, args=(settings, stop)) for service in (audit, people)]
+    for service in services:
+        service.start()
     yield
-    assert forgetting.failed is None
+    assert all(service.is_alive() for service in services)
     stop.set()
-    forgetting.join(30)
-    erased.stop()
-    tables.join(30)
-    assert not tables.is_alive()
+    for service in services:
+        service.join(30)
+    assert not any(service.is_alive() for service in services)
 
 
 @pytest.fixture
