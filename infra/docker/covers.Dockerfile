@@ -23,6 +23,7 @@ COPY icg /app/icg
 COPY workers /app/workers
 COPY feature_repo /app/feature_repo
 COPY examples /app/examples
+COPY infra/kafka /app/infra/kafka
 RUN printf '#!/opt/icg/bin/python\nfrom workers.cli import main\n\nmain()\n' >/opt/icg/bin/icg \
     && chmod 755 /opt/icg/bin/icg \
     && /opt/icg/bin/python -m compileall -q /app

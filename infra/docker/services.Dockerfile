@@ -1,4 +1,4 @@
-# api, audit and preferences in one image; which of them is the command. No torch, no diffusers, no CUDA.
+# api, audit, people and preferences in one image; which of them is the command. No torch, no diffusers, no CUDA.
 ARG PYTHON=3.11.14-slim-bookworm
 
 FROM python:${PYTHON} AS build
@@ -13,6 +13,7 @@ COPY icg /app/icg
 COPY workers /app/workers
 COPY feature_repo /app/feature_repo
 COPY examples /app/examples
+COPY infra/kafka /app/infra/kafka
 RUN printf '#!/opt/icg/bin/python\nfrom workers.cli import main\n\nmain()\n' >/opt/icg/bin/icg \
     && chmod 755 /opt/icg/bin/icg \
     && /opt/icg/bin/python -m compileall -q /app

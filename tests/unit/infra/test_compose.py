@@ -14,13 +14,14 @@ import pytest
 import yaml
 from jsonschema import Draft7Validator
 
+from workers.cli import SERVICES as ICG_SERVICES
 from workers.settings import Settings, environment
 
 ROOT = Path(__file__).resolve().parents[3]
 DOCKER = ROOT / "infra" / "docker"
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-OURS = ("topics", "features", "bootstrap", "covers", "covers-gpu", "preferences", "audit", "api")
+OURS = ("topics", "features", "bootstrap", "covers-gpu", *ICG_SERVICES)
 ONCE = {"topics", "features", "bootstrap", "icg", "tests"}
 PIN = re.compile(r"^([a-z0-9._-]+)==(\S+)", re.MULTILINE)
 FOREIGN = ("OTEL_", "FEAST_", "AWS_", "KAFKA_", "GF_", "ROOT_", "ICG_TEST_", "CI")

@@ -14,13 +14,13 @@ import yaml
 from jsonschema import Draft7Validator
 
 from tests.unit.infra.test_compose import FOREIGN, variables
+from workers.cli import SERVICES
 from workers.covers.publishes import GROUP as PUBLISH_GROUP
 from workers.covers.refreshes import GROUP as REFRESH_GROUP
 from workers.events import ItemPublish, ItemRefresh
 
 K8S = Path(__file__).resolve().parents[3] / "infra" / "k8s"
 VERSIONS = ("1.34", "1.37")
-SERVICES = ("covers", "preferences", "audit", "api")
 
 _POLICY = {
     "type": "object",

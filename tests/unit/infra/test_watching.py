@@ -86,7 +86,14 @@ def test_every_service_is_scraped_where_it_serves() -> None:
         for each in job["dns_sd_configs"]
         for name in each["names"]
     }
-    assert scraped == {"covers": 9400, "covers-gpu": 9400, "preferences": 9400, "audit": 9400, "api": 8080}
+    assert scraped == {
+        "covers": 9400,
+        "covers-gpu": 9400,
+        "preferences": 9400,
+        "audit": 9400,
+        "people": 9400,
+        "api": 8080,
+    }
     for name, port in scraped.items():
         service = SERVICES[name]
         assert str(port) in service.get("expose", []) or any(p.endswith(f":{port}") for p in service["ports"])
