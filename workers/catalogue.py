@@ -14,9 +14,10 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from workers.events import ItemPublish, explain
+from workers.events import BadEvent, ItemPublish, explain, unique_keys
 from workers.exceptions import UserError
 from workers.records import canonical_json, sha256
+from workers.settings import References
 
 FileFormat = Literal["jsonl", "csv"]
 
@@ -27,7 +28,6 @@ _KINDS: tuple[tuple[bytes, str, str], ...] = (
     (b"\x89PNG\r\n\x1a\n", "png", "image/png"),
     (b"\xff\xd8\xff", "jpg", "image/jpeg"),
     (b"RIFF", "webp", "image/webp"),
-    (b"GIF8", "gif", "image/gif"),
 )
 
 
@@ -98,7 +98,7 @@ def read(
     images: Path,
     address: str,
     first_version: int,
-    most_bytes: int,
+    limits: References,
 ) -> Catalogue:
     """Check every row of a file.
 
@@ -106,7 +106,7 @@ def read(
         images: folder that relative paths in `reference_image` begin at, and may not leave.
         address: under which local pictures will lie: "s3://bucket/references".
         first_version: item_version of the first row that has none; each further one gets the next number.
-        most_bytes: of one picture.
+        limits: of one picture, those of the covers service.
 
     Raises:
         UserError: the file cannot be read, or holds no rows.
@@ -124,7 +124,7 @@ def read(
                 if values.get("item_version") is None:
                     values["item_version"] = version
                     version += 1
-                picture = _picture(values, images, most_bytes, pictures)
+                picture = _picture(values, images, limits, pictures)
                 if picture:
                     values["reference_image"] = f"{address}/{picture.key.rpartition('/')[2]}"
                 event = ItemPublish.model_validate(values)
@@ -157,9 +157,11 @@ def _rows(path: Path, file_format: FileFormat) -> Iterator[tuple[int, dict[str, 
 
 def _json_row(line: str) -> dict[str, Any] | _Bad:
     try:
-        values = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        values = json.loads(line, object_pairs_hook=unique_keys)
+    except (json.JSONDecodeError, RecursionError) as error:
         return _Bad(f"not JSON: {error}")
+    except ValueError as error:
+        return _Bad(str(error))
     return values if isinstance(values, dict) else _Bad("not a JSON object")
 
 
@@ -179,6 +181,9 @@ def _csv_rows(reader: Any) -> Iterator[tuple[int, dict[str, Any] | _Bad]]:
             header = [name.strip() for name in cells]
             if "item_id" not in header:
                 raise UserError(f"the first row names no column item_id (it begins {', '.join(header)[:80]})")
+            twice = next((name for name in header if header.count(name) > 1), None)
+            if twice is not None:
+                raise UserError(f"the first row names the column {twice!r} twice")
         elif len(cells) > len(header):
             yield number, _Bad(f"{len(cells)} cells under {len(header)} columns")
         elif any(cells):
@@ -190,17 +195,17 @@ def _csv_rows(reader: Any) -> Iterator[tuple[int, dict[str, Any] | _Bad]]:
             yield number, values
 
 
-def _picture(values: dict[str, Any], images: Path, most_bytes: int, known: dict[str, Picture]) -> Picture | None:
+def _picture(values: dict[str, Any], images: Path, limits: References, known: dict[str, Picture]) -> Picture | None:
     """The local picture that a row names, None if it names an address or nothing."""
     name = values.get("reference_image")
     if not isinstance(name, str) or "://" in name:
         return None
     if name not in known:
-        known[name] = _local(name, images, most_bytes)
+        known[name] = _local(name, images, limits)
     return known[name]
 
 
-def _local(name: str, images: Path, most_bytes: int) -> Picture:
+def _local(name: str, images: Path, limits: References) -> Picture:
     # A catalogue may come from somebody else: it must not send this machine's files away.
     path = (images / name).resolve()
     if Path(name).is_absolute() or not path.is_relative_to(images.resolve()):
@@ -209,12 +214,26 @@ def _local(name: str, images: Path, most_bytes: int) -> Picture:
         if not path.is_file():
             raise _Bad(f"reference_image {name[:200]}: no such file in {images.name or images}/")
         size = path.stat().st_size
-        data = path.read_bytes() if size <= most_bytes else b""
+        data = path.read_bytes() if size <= limits.max_bytes else b""
     except OSError as error:
         raise _Bad(f"reference_image {name[:200]}: {error.strerror}") from None
-    if size > most_bytes:
-        raise _Bad(f"reference_image {name[:200]}: {size:,} bytes, at most {most_bytes:,}")
+    if size > limits.max_bytes:
+        raise _Bad(f"reference_image {name[:200]}: {size:,} bytes, at most {limits.max_bytes:,}")
+    _look(name, data, limits)
     for start, ending, content_type in _KINDS:
         if data.startswith(start) and (ending != "webp" or data[8:12] == b"WEBP"):
             return Picture(path, f"references/{sha256(data)}.{ending}", content_type)
-    raise _Bad(f"reference_image {name[:200]}: not a PNG, JPEG, WebP or GIF picture")
+    raise _Bad(f"reference_image {name[:200]}: not a PNG, JPEG or WebP picture")
+
+
+def _look(name: str, data: bytes, limits: References) -> None:
+    """Refuse what the covers service would refuse; an install without Pillow leaves that to the service."""
+    try:
+        from workers.pictures import check, decode
+    except ImportError:
+        return
+    try:
+        check(data, limits)
+        decode(data)
+    except BadEvent as error:
+        raise _Bad(f"reference_image {name[:200]}: {str(error).removeprefix('reference image: ')}") from None

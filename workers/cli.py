@@ -127,6 +127,10 @@ MOUNTED = {
 """Command groups: `icg <name> …` is the typer `app` of the module."""
 
 
+EXTRAS = {"audit": "audit", "init": "model", "segments": "feast", "users": "feast", "people": "feast", "eval": "train"}
+"""What a command needs beyond the base install; `icg run NAME` needs the extra NAME."""
+
+
 def main() -> None:
     """Entry point: whatever goes wrong ends in a line or two, never in a traceback."""
     status = _status()
@@ -167,6 +171,15 @@ def _status() -> int:
     except UserError as error:
         typer.echo(f"icg: {error}", err=True)
         return error.status
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] in {"icg", "workers"}:
+            raise
+        named = [word for word in sys.argv[1:] if not word.startswith("-")]
+        extra = EXTRAS.get(named[0] if named else "", "demo")
+        if named[:1] == ["run"]:
+            extra = named[1]
+        typer.echo(f"icg: this needs the package {error.name}: pip install 'icg-worker[{extra}]'", err=True)
+        return 1
     except (OSError, UnicodeDecodeError) as error:
         typer.echo(f"icg: {error}", err=True)
         return 1

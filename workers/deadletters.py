@@ -220,7 +220,8 @@ def send_again(
     Returns:
         How many were sent, and how many were left, by reason.
     """
-    from workers.messaging import TOPICS, Producer
+    from workers.messaging import Producer
+    from workers.topics import TOPICS
 
     newest: dict[str, DeadLetter] = {}
     left: dict[str, int] = {}

@@ -7,15 +7,18 @@ CloudEvents attributes travel in `ce_` headers (`headers_for`), so that the valu
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
     AwareDatetime,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
@@ -35,10 +38,30 @@ def _not_dots(value: str) -> str:
     return value
 
 
+def _written_out(value: object) -> object:
+    # pydantic would take 1 and "1" for a second in 1970.
+    if not isinstance(value, datetime) and not (isinstance(value, str) and _TIME.match(value)):
+        raise ValueError("a time is written as in 2026-11-21T12:00:00Z")
+    return value
+
+
+_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]")
+Time = Annotated[AwareDatetime, BeforeValidator(_written_out)]
 Id = Annotated[str, StringConstraints(pattern=ID_PATTERN), AfterValidator(_not_dots)]
 Title = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
-Address = Annotated[str, StringConstraints(pattern=r"^(s3|https)://[^\s]+$", max_length=2000)]
-Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+ADDRESS_PATTERN = r"^(s3|https)://[^\s]+$"
+Address = Annotated[str, StringConstraints(pattern=ADDRESS_PATTERN, max_length=2000)]
+DIGEST_PATTERN = r"^[0-9a-f]{64}$"
+Digest = Annotated[str, StringConstraints(pattern=DIGEST_PATTERN)]
+LANGUAGE_PATTERN = r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$"
+
+_PATTERNS = {
+    ID_PATTERN: "an id is 1 to 128 of A-Z a-z 0-9 . _ ~ -",
+    ADDRESS_PATTERN: "an address begins with s3:// or https:// and holds no space",
+    DIGEST_PATTERN: "a sha256 is 64 of 0-9 a-f",
+    LANGUAGE_PATTERN: "a language is written as in en or pt-BR",
+}
+"""What people read instead of the expression."""
 
 
 class Outcome(StrEnum):
@@ -54,11 +77,11 @@ class Outcome(StrEnum):
 class Event(BaseModel):
     """What all events share. One whose producer gave it no id is known by its topic, partition and offset."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
     topic: ClassVar[str]
 
-    time: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC), description="When it happened, with a zone.")
+    time: Time = Field(default_factory=lambda: datetime.now(UTC), description="When it happened, with a zone.")
 
     def key(self) -> str | None:
         """The Kafka key, None for a topic without one."""
@@ -77,24 +100,66 @@ class Event(BaseModel):
         """
         if value is None:
             raise BadEvent("the message has no value")
+        _check_text(value)
         try:
-            return cls.model_validate_json(value)
+            event = cls.model_validate_json(value)
         except ValidationError as error:
             raise BadEvent(explain(error)) from None
+        try:
+            json.loads(value, object_pairs_hook=unique_keys)
+        except ValueError as error:
+            raise BadEvent(str(error)) from None
+        return event
 
 
 class BadEvent(ValueError):
     """The event itself is at fault: it goes to `dead-letters` with this reason."""
 
 
+def _check_text(value: bytes) -> None:
+    if value.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
+        raise BadEvent("the value begins with a byte order mark; it should be JSON in UTF-8 without one")
+    try:
+        value.decode()
+    except UnicodeDecodeError as error:
+        raise BadEvent(f"the value is not UTF-8: byte {value[error.start]:#04x} at {error.start}") from None
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For `json.loads(object_pairs_hook=…)`: of a key that is there twice, readers would each take another value.
+
+    Raises:
+        ValueError: a key is there twice.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice[:80]!r} is there twice")
+    return found
+
+
 def explain(error: ValidationError, most: int = 3) -> str:
     """A validation error in one line: which field, what is wrong, never the whole input."""
     problems = [
-        f"{'.'.join(str(part) for part in item['loc']) or 'value'}: {item['msg']}"
-        for item in error.errors(include_url=False, include_input=False, include_context=False)
+        ": ".join(filter(None, [".".join(map(str, item["loc"])), _said(item)]))
+        for item in error.errors(include_url=False, include_input=False)
     ]
     more = f" (and {len(problems) - most} more)" if len(problems) > most else ""
     return "; ".join(problems[:most]) + more
+
+
+def _said(problem: Any) -> str:
+    """pydantic's message, without its expressions and prefixes."""
+    message = str(problem["msg"])
+    match problem["type"]:
+        case "string_pattern_mismatch":
+            return _PATTERNS.get(problem["ctx"]["pattern"], message)
+        case "value_error":
+            return message.removeprefix("Value error, ")
+        case "json_invalid":
+            return "not JSON: " + message.removeprefix("Invalid JSON: ")
+    return message
 
 
 class ItemPublish(Event):
@@ -108,7 +173,7 @@ class ItemPublish(Event):
     title: Title | None = None
     reference_image: Address | None = Field(None, description="s3:// or https:// address of the item's own picture.")
     category: Annotated[str, StringConstraints(max_length=128)] | None = None
-    language: Annotated[str, StringConstraints(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$")] | None = None
+    language: Annotated[str, StringConstraints(pattern=LANGUAGE_PATTERN)] | None = None
 
     def key(self) -> str:
         return self.item_id
@@ -220,6 +285,7 @@ class CoverReady(Event):
     item_version: int
     action: Literal["ready", "retired"]
     outcome: Outcome
+    reason: str | None = Field(None, description="Why an event drew nothing.")
     source: Source
     covers: tuple[ReadyCover, ...] = ()
     release: int

@@ -141,7 +141,7 @@ def read_file(
         images=images or file.parent,
         address=f"s3://{config.s3.bucket}/{REFERENCES}",
         first_version=now_version(),
-        most_bytes=config.references.max_bytes,
+        limits=config.references,
     )
     if read.bad and not (skip_bad and read.entries):
         named = [f"{file.name} {bad}" for bad in read.bad[:MOST_NAMED]]

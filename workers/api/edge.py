@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from workers.api import metrics
-from workers.api.problems import Problem
+from workers.api.problems import Problem, stopping
 
 MOST_BODY_BYTES = 256 * 1024
 """200 item ids of 1000 characters and the rest."""
@@ -25,7 +26,7 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began, status, left = time.perf_counter(), 500, MOST_BODY_BYTES
+        began, status, left = time.perf_counter(), 0, MOST_BODY_BYTES
 
         async def limited() -> Message:
             nonlocal left
@@ -49,6 +50,11 @@ class Edge:
                 await refusal.response(scope["path"])(scope, receive, noted)
             else:
                 await self._app(scope, limited, noted)
+        except asyncio.CancelledError:
+            # uvicorn gives up what is under way some time after it was told to stop, and would answer 500.
+            if status:
+                raise
+            await stopping().response(scope["path"])(scope, receive, noted)
         finally:
             route = getattr(scope.get("route"), "path", "none")
-            metrics.REQUESTS.labels(route, scope["method"], status).observe(time.perf_counter() - began)
+            metrics.REQUESTS.labels(route, scope["method"], status or 500).observe(time.perf_counter() - began)

@@ -83,6 +83,11 @@ def unavailable(what: str) -> Problem:
     )
 
 
+def stopping() -> Problem:
+    again = {"Retry-After": str(RETRY_SECONDS)}
+    return Problem(503, "stopping", "This server is stopping", "Ask again; another one answers.", again)
+
+
 async def on_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, Problem)
     return error.response(request.url.path)

@@ -29,7 +29,8 @@ def lineage(views: Views, store: ObjectStore, cover_id: str) -> Record:
     Returns:
         Where the cover is, `drawn` (with all revisions of that release), `event` (that asked), `published` (title and
         picture as they came), `inputs` (what decided the pixels: segment vector, revisions, seed, sampler), `rewards`,
-        `shown_as` (each segment and generation it stood in).
+        `shown_as` (each segment and generation it stood in), `drew_nothing` (the item's last ten events that changed no
+        cover, and why).
 
     Raises:
         UserError: no such cover, or several.
@@ -71,6 +72,14 @@ def lineage(views: Views, store: ObjectStore, cover_id: str) -> Record:
             "offset": event["offset"] if event["topic"] == "item-publish" else -1,
         },
     )
+    idle = views.records(
+        """
+        select time, outcome, reason, source_topic as topic, source_partition as partition, source_offset as offset
+        from cover_ready where item_id = $item and reason is not null
+        group by all order by time desc limit 10
+        """,
+        {"item": item_id},
+    )
     release = sidecar.release if sidecar else first["release"]
     return {
         "cover_id": first["cover_id"],
@@ -94,6 +103,7 @@ def lineage(views: Views, store: ObjectStore, cover_id: str) -> Record:
             {name: row[name] for name in ("segment_id", "rendition", "fallback", "release", "generation", "time")}
             for row in rows
         ],
+        "drew_nothing": idle,
     }
 
 

@@ -73,9 +73,10 @@ class Retire:
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """Write nothing; say again what is so."""
+    """Write nothing; say again what is so, and where an event asked for more than that, why not."""
 
     outcome: Outcome
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +107,15 @@ def decide(event: ItemPublish | ItemRefresh, source: Source, manifest: Manifest 
     if isinstance(event, ItemRefresh):
         return _decide_refresh(event, source, manifest, release)
     if manifest is not None and event.item_version < manifest.item_version:
-        return Keep(Outcome.SUPERSEDED)
+        return Keep(Outcome.SUPERSEDED, f"version {event.item_version} is older than version {manifest.item_version}")
     if event.action == "retract":
         return _decide_retract(event, source, manifest, release)
     if manifest is not None and event.item_version == manifest.item_version:
         if manifest.state == "retracted":
-            return Keep(Outcome.SUPERSEDED)
-        return Keep(Outcome.DRAWN if same_message(manifest.published_by, source) else Outcome.UNCHANGED)
+            return Keep(Outcome.SUPERSEDED, f"version {event.item_version} is retracted; a greater one brings it back")
+        if same_message(manifest.published_by, source):
+            return Keep(Outcome.DRAWN)
+        return Keep(Outcome.UNCHANGED, _published_already(event, manifest))
     if manifest is not None and manifest.release > release:
         # A greater version may be written, but a manifest never goes back in its release either.
         return Wait(manifest.release)
@@ -128,9 +131,19 @@ def decide(event: ItemPublish | ItemRefresh, source: Source, manifest: Manifest 
     return Draw(item, None)
 
 
+def _published_already(event: ItemPublish, manifest: Manifest) -> str:
+    names = ("title", "reference_image", "category", "language")
+    other = [name for name in names if getattr(event, name) != getattr(manifest, name)]
+    if not other:
+        return f"version {event.item_version} is published already"
+    return f"version {event.item_version} is published already, with another {' and '.join(other)}; raise the version"
+
+
 def _decide_retract(event: ItemPublish, source: Source, manifest: Manifest | None, release: int) -> Decision:
     if manifest is not None and manifest.state == "retracted" and event.item_version == manifest.item_version:
-        return Keep(Outcome.RETRACTED if same_message(manifest.published_by, source) else Outcome.UNCHANGED)
+        if same_message(manifest.published_by, source):
+            return Keep(Outcome.RETRACTED)
+        return Keep(Outcome.UNCHANGED, f"version {event.item_version} is retracted already")
     tombstone = Manifest(
         item_id=event.item_id,
         item_version=event.item_version,
@@ -147,11 +160,12 @@ def _decide_retract(event: ItemPublish, source: Source, manifest: Manifest | Non
 def _decide_refresh(event: ItemRefresh, source: Source, manifest: Manifest | None, release: int) -> Decision:
     if manifest is None:
         # Never published, or its publish is still on the way and will draw under the newest release anyway.
-        return Keep(Outcome.UNCHANGED)
+        return Keep(Outcome.UNCHANGED, "no such item is published")
     if manifest.state == "retracted":
-        return Keep(Outcome.SUPERSEDED)
+        return Keep(Outcome.SUPERSEDED, "the item is retracted")
     if event.item_version is not None and event.item_version != manifest.item_version:
-        return Keep(Outcome.SUPERSEDED if event.item_version < manifest.item_version else Outcome.UNCHANGED)
+        outcome = Outcome.SUPERSEDED if event.item_version < manifest.item_version else Outcome.UNCHANGED
+        return Keep(outcome, f"version {event.item_version} is not the published one, {manifest.item_version}")
     if same_message(manifest.source, source):
         return Keep(manifest.outcome)
     wanted = max(event.release or 0, manifest.release)
@@ -188,6 +202,15 @@ def segments_to_draw(asked: Sequence[str] | None, released: Iterable[str]) -> li
     """
     known = [NEUTRAL, *(segment for segment in released if segment != NEUTRAL)]
     return known if asked is None else [segment for segment in known if segment in set(asked)]
+
+
+def nothing_to_draw(asked: Sequence[str] | None, released: Iterable[str], release: int) -> str:
+    """Why a refresh changes no cover."""
+    unknown = sorted(set(asked or ()) - {NEUTRAL, *released})
+    if not unknown:
+        return f"its covers are those of release {release} already"
+    more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+    return f"release {release} has no segment {', '.join(unknown[:5])}{more}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -381,16 +404,29 @@ def refreshed(before: Manifest, source: Source, release: int, covers: Covers) ->
 
 
 def ready_event(
-    item_id: str, manifest: Manifest | None, source: Source, outcome: Outcome, address: Callable[[str], str]
+    item_id: str,
+    manifest: Manifest | None,
+    source: Source,
+    outcome: Outcome,
+    address: Callable[[str], str],
+    reason: str | None = None,
 ) -> CoverReady:
     """How an event ended, from the manifest alone; generation 0 says that the item has never been committed.
 
     Args:
         address: turns an object's key into the address that recommenders get.
+        reason: why the event drew nothing.
     """
     if manifest is None:
         return CoverReady(
-            item_id=item_id, item_version=0, action="retired", outcome=outcome, source=source, release=0, generation=0
+            item_id=item_id,
+            item_version=0,
+            action="retired",
+            outcome=outcome,
+            reason=reason,
+            source=source,
+            release=0,
+            generation=0,
         )
     covers = tuple(
         ReadyCover(
@@ -414,6 +450,7 @@ def ready_event(
         item_version=manifest.item_version,
         action="ready" if manifest.state == "ready" else "retired",
         outcome=outcome,
+        reason=reason,
         source=source,
         covers=covers if manifest.state == "ready" else (),
         release=manifest.release,

@@ -1,4 +1,4 @@
-"""Fetch and decode an item's reference image, from allowed places and within limits of size, pixels and time.
+"""Fetch an item's reference image, from allowed places and within limits of size, pixels and time.
 
 Whatever is wrong with the address or the picture is a `BadEvent`: the event is at fault and its reason is for a person.
 Our own S3 not answering is a `StorageFault`, which the caller retries. Somebody else's web server not answering is the
@@ -7,7 +7,6 @@ event's fault once the time limit has passed: we cannot wait for the internet wi
 
 from __future__ import annotations
 
-import io
 import ipaddress
 import socket
 import ssl
@@ -20,19 +19,19 @@ from urllib.parse import urljoin, urlsplit
 
 import httpcore
 from botocore.exceptions import ClientError
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from workers.events import BadEvent
 from workers.exceptions import StorageFault
+from workers.pictures import check
 from workers.records import sha256
 from workers.settings import References
 from workers.storage import ObjectStore
 
-FORMATS = ("PNG", "JPEG", "WEBP")
-LONGEST_SIDE = 1024
-"""A decoded picture is made no larger: the image processors of multimodal models look at fewer pixels than that."""
-
 _REDIRECTS = 3
+_NO_SUCH_HOST = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
+"""The resolver knows that there is none. EAI_AGAIN, the other answer, is worth another try."""
+_NOWHERE = (".invalid", ".localhost", ".local", ".internal")
+"""Names that no public server has (RFC 6761, RFC 6762, ICANN 2024): a resolver may take seconds to say so."""
 _RESOLVERS = ThreadPoolExecutor(8, "resolve")
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -166,6 +165,8 @@ class Fetcher:
             raise BadEvent("reference image: an address may carry no user name")
         if self._settings.allowed_hosts and host not in self._settings.allowed_hosts:
             raise BadEvent(f"reference image: the host {host} is not allowed")
+        if not self._settings.allowed_hosts and f".{host}".rstrip(".").endswith(_NOWHERE):
+            raise BadEvent(f"reference image: {host} is no host of the public internet")
         return host, port
 
     def _body(self, chunks: Iterable[bytes]) -> bytes:
@@ -196,49 +197,6 @@ def is_public(address: Address) -> bool:
     return address.is_global and not address.is_multicast and not address.is_reserved
 
 
-def check(data: bytes, limits: References) -> tuple[int, int]:
-    """Format and size from the header alone, before any pixel is decoded.
-
-    Returns:
-        (width, height) in pixels.
-
-    Raises:
-        BadEvent: not a PNG, JPEG or WebP, or more pixels than allowed.
-    """
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            width, height = image.size
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # Pillow's own limit: 179 million
-        raise BadEvent(f"reference image: more than {limits.max_pixels:,} pixels") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
-        raise BadEvent("reference image: not a PNG, JPEG or WebP picture") from None
-    if width * height > limits.max_pixels:
-        raise BadEvent(f"reference image: {width} x {height} pixels are more than {limits.max_pixels:,}")
-    return width, height
-
-
-def decode(data: bytes) -> Image.Image:
-    """Checked bytes as an upright RGB picture, transparency on white, no side longer than `LONGEST_SIDE`.
-
-    Raises:
-        BadEvent: the picture is broken.
-    """
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            image.draft("RGB", (LONGEST_SIDE, LONGEST_SIDE))
-            image.load()
-            upright = ImageOps.exif_transpose(image)
-        if upright.has_transparency_data:
-            layer = upright.convert("RGBA")
-            upright = Image.new("RGBA", layer.size, "white")
-            upright.alpha_composite(layer)
-        rgb = upright.convert("RGB")
-        rgb.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
-        return rgb
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
-        raise BadEvent("reference image: the picture is broken") from None
-
-
 class _Unavailable(Exception):
     """The web server did not answer properly; another try may help while there is time."""
 
@@ -265,6 +223,10 @@ class _Backend(httpcore.SyncBackend):
         try:
             # The system's resolver knows no time limit.
             found = _RESOLVERS.submit(self._resolve, host, port).result(_left(self._deadline))
+        except socket.gaierror as error:
+            if error.errno in _NO_SUCH_HOST:
+                raise BadEvent(f"reference image: there is no host {host}") from None
+            raise _Unavailable(f"the host {host} cannot be resolved") from None
         except (OSError, UnicodeError, TimeoutError):
             raise _Unavailable(f"the host {host} cannot be resolved") from None
         addresses = [ipaddress.ip_address(text.split("%")[0]) for text in found]

@@ -26,9 +26,9 @@ from workers.covers.inflight import InFlight
 from workers.covers.loading import Loaded
 from workers.covers.patience import Patience
 from workers.covers.plan import PlannedCover
-from workers.covers.references import decode
 from workers.events import BadEvent
 from workers.health import Health
+from workers.pictures import decode
 from workers.settings import Covers
 from workers.tracing import Context, Lap, Laps
 

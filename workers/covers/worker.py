@@ -38,6 +38,7 @@ from workers.covers.plan import (
     decide,
     feast_row,
     may_write,
+    nothing_to_draw,
     plan_covers,
     plan_reference,
     published,
@@ -47,13 +48,14 @@ from workers.covers.plan import (
     stale,
     vectors_from,
 )
-from workers.covers.references import Fetcher, Reference, decode
+from workers.covers.references import Fetcher, Reference
 from workers.covers.studio import Job, Judged, Stale, Studio
 from workers.events import BadEvent, ItemPublish, ItemRefresh, Outcome, Source
 from workers.exceptions import Conflict, Fault, StorageFault
 from workers.features import Features
 from workers.health import Health
 from workers.messaging import Message, Producer
+from workers.pictures import decode
 from workers.records import (
     Manifest,
     ManifestCover,
@@ -150,9 +152,9 @@ class Worker:
         while True:
             try:
                 async with lock:
-                    outcome, manifest = await self._settle(event, message, deaths >= DRAW_ALONE, memory)
+                    outcome, manifest, reason = await self._settle(event, message, deaths >= DRAW_ALONE, memory)
                     try:
-                        await self._announce(event.item_id, outcome, manifest, message)
+                        await self._announce(event.item_id, outcome, manifest, message, reason)
                     finally:
                         self.drawn -= memory.counted
                         memory.counted = 0
@@ -194,16 +196,16 @@ class Worker:
 
     async def _settle(
         self, event: ItemPublish | ItemRefresh, message: Message, alone: bool, memory: _Memory
-    ) -> tuple[Outcome, Manifest | None]:
-        """Read, decide, and write the manifest if there is something to write."""
+    ) -> tuple[Outcome, Manifest | None, str | None]:
+        """Read, decide, and write the manifest if there is something to write; else say why there is not."""
         loaded = await self._studio.current()
         key = manifest_key(event.item_id)
         stored = await self._patience("s3", "read the manifest", self._ports.store.get, key)
         before = Manifest.decode(stored.data) if stored else None
         source = message.source()
         match decide(event, source, before, loaded.number):
-            case Keep(outcome):
-                return outcome, before
+            case Keep(outcome, reason):
+                return outcome, before, reason
             case Wait(release):
                 raise _OlderRelease(release)
             case Retire(tombstone):
@@ -212,12 +214,12 @@ class Worker:
                 refreshing = before if isinstance(event, ItemRefresh) else None
                 drawn = await self._covers(item, segments, refreshing, loaded, message, alone, memory)
                 if drawn is None:
-                    return Outcome.UNCHANGED, before
+                    return Outcome.UNCHANGED, before, nothing_to_draw(segments, loaded.segments, loaded.number)
                 reference_sha256, covers = drawn
                 if refreshing is not None:
                     merged = refreshed(refreshing, source, loaded.number, covers)
                     if merged is None:
-                        return Outcome.UNCHANGED, before
+                        return Outcome.UNCHANGED, before, nothing_to_draw(segments, loaded.segments, loaded.number)
                     manifest = merged
                 else:
                     manifest = published(item, source, before, loaded.number, reference_sha256, covers)
@@ -226,7 +228,7 @@ class Worker:
         etag = stored.etag if stored else None
         with metrics.stage("manifest"):
             await self._patience("s3", "write the manifest", self._ports.store.put_if, key, manifest.encode(), etag)
-        return manifest.outcome, manifest
+        return manifest.outcome, manifest, None
 
     async def _covers(
         self,
@@ -420,14 +422,16 @@ class Worker:
         [judged] = await self._studio.judge([picture], [item.title])
         return await self._patience("s3", "store a cover", self._store, item, cover, judged, loaded, source)
 
-    async def _announce(self, item_id: str, outcome: Outcome, manifest: Manifest | None, message: Message) -> None:
+    async def _announce(
+        self, item_id: str, outcome: Outcome, manifest: Manifest | None, message: Message, reason: str | None
+    ) -> None:
         """Feast, then `cover-ready`, from the manifest alone."""
         if manifest is not None and outcome in {Outcome.DRAWN, Outcome.RETRACTED}:
             with metrics.stage("feast"):
                 size = self._rendition.rendition_id
                 known = await self._patience("s3", "read embeddings", self._embeddings.of, manifest, size)
                 await self._push(feast_row(manifest, size, known))
-        event = ready_event(item_id, manifest, message.source(), outcome, self._ports.store.address)
+        event = ready_event(item_id, manifest, message.source(), outcome, self._ports.store.address, reason)
         with metrics.stage("ready"):
             await self._deliver(lambda: self._ports.producer.send_event(event, event.event_id()))
         if message.timestamp_ms > 0:

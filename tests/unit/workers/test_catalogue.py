@@ -13,13 +13,14 @@ from PIL import Image
 from workers.catalogue import Catalogue, format_of, read
 from workers.exceptions import UserError
 from workers.records import sha256
+from workers.settings import References
 
 GOOD = {"item_id": "a", "item_version": 3, "title": "The Lantern at Night"}
 
 
-def picture(kind: str = "PNG") -> bytes:
+def picture(kind: str = "PNG", size: int = 8) -> bytes:
     data = io.BytesIO()
-    Image.new("RGB", (8, 8), "red").save(data, kind)
+    Image.new("RGB", (size, size), "red").save(data, kind)
     return data.getvalue()
 
 
@@ -34,7 +35,7 @@ def checked(path: Path, **changes: Any) -> Catalogue:
         "images": path.parent,
         "address": "s3://icg/references",
         "first_version": 1000,
-        "most_bytes": 10_000,
+        "limits": References(max_bytes=10_000, max_pixels=10_000),
     } | changes
     return read(path, format_of(path), **options)
 
@@ -81,9 +82,14 @@ def test_the_same_row_has_the_same_id_whenever_it_is_read(tmp_path: Path) -> Non
         (GOOD | {"reference_image": "../secret.png"}, "only paths inside"),
         (GOOD | {"reference_image": "/etc/hostname"}, "only paths inside"),
         (GOOD | {"reference_image": "sub/link.png"}, "only paths inside"),
-        (GOOD | {"reference_image": "text.png"}, "not a PNG, JPEG, WebP or GIF"),
+        (GOOD | {"reference_image": "text.png"}, "not a PNG, JPEG or WebP"),
         (GOOD | {"reference_image": "large.png"}, "at most 10,000"),
         (GOOD | {"reference_image": "sub"}, "no such file"),
+        (GOOD | {"reference_image": "bomb.png"}, "pixels are more than 10,000"),
+        (GOOD | {"reference_image": "cut.png"}, "the picture is broken"),
+        (GOOD | {"reference_image": "moving.gif"}, "not a PNG, JPEG or WebP"),
+        (GOOD | {"time": 1}, "time: a time is written as"),
+        ('{"item_id": "a", "title": "x", "title": "y"}', "the key 'title' is there twice"),
     ],
 )
 def test_a_bad_row_is_named_with_its_reason(tmp_path: Path, row: Any, says: str) -> None:
@@ -92,6 +98,9 @@ def test_a_bad_row_is_named_with_its_reason(tmp_path: Path, row: Any, says: str)
     (tmp_path / "secret.png").write_bytes(picture())
     (folder / "sub" / "link.png").symlink_to(tmp_path / "secret.png")
     (folder / "text.png").write_text("not a picture")
+    (folder / "bomb.png").write_bytes(picture(size=200))
+    (folder / "cut.png").write_bytes(picture()[:-30])
+    (folder / "moving.gif").write_bytes(picture("GIF"))
     (folder / "large.png").write_bytes(picture() + b"x" * 10_000)
     found = checked(jsonl(folder, GOOD | {"item_id": "before"}, row, GOOD | {"item_id": "after"}))
     assert [each.event.item_id for each in found.entries] == ["before", "after"]
@@ -106,7 +115,7 @@ def test_the_same_version_twice_is_a_bad_row(tmp_path: Path) -> None:
     assert [str(bad) for bad in found.bad] == ["row 2: item a version 3 is in row 1 already"]
 
 
-@pytest.mark.parametrize(("kind", "ending"), [("PNG", "png"), ("JPEG", "jpg"), ("WEBP", "webp"), ("GIF", "gif")])
+@pytest.mark.parametrize(("kind", "ending"), [("PNG", "png"), ("JPEG", "jpg"), ("WEBP", "webp")])
 def test_a_local_picture_becomes_an_address_by_its_bytes(tmp_path: Path, kind: str, ending: str) -> None:
     data = picture(kind)
     (tmp_path / "cover.bin").write_bytes(data)
@@ -114,6 +123,13 @@ def test_a_local_picture_becomes_an_address_by_its_bytes(tmp_path: Path, kind: s
     assert entry.picture is not None
     assert entry.picture.key == f"references/{sha256(data)}.{ending}"
     assert entry.event.reference_image == f"s3://icg/{entry.picture.key}"
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "items.csv"
+    path.write_text("item_id,title,title\na,Pears,Plums\n")
+    with pytest.raises(UserError, match="the column 'title' twice"):
+        checked(path)
 
 
 def test_addresses_are_left_as_they_are(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ import yaml
 
 from workers.events import EVENTS, CoverReady, ItemPublish, ItemRefresh, Outcome, Source, UserBehavior
 from workers.exceptions import UserError
-from workers.messaging import TOPICS
 from workers.schemas import INFRA, documents, export, stale_files
+from workers.topics import TOPICS
 
 FILES = documents()
 

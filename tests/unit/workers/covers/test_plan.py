@@ -18,6 +18,7 @@ from workers.covers.plan import (
     decide,
     feast_row,
     may_write,
+    nothing_to_draw,
     plan_covers,
     published,
     ready_event,
@@ -356,6 +357,34 @@ def test_the_feast_row_and_the_event_say_what_the_manifest_says() -> None:
     assert item.manifest is not None
     assert feast_row(item.manifest, "default")["cover_ids"] == []
     assert ready_event("x", item.manifest, source(1), Outcome.RETRACTED, address).action == "retired"
+
+
+def test_an_event_that_draws_nothing_says_why() -> None:
+    item = Item()
+
+    def why(event: ItemPublish | ItemRefresh) -> str | None:
+        decision = decide(event, source(9, event.topic), item.manifest, 1)
+        assert isinstance(decision, Keep)
+        return decision.reason
+
+    assert why(ItemRefresh(item_id="x")) == "no such item is published"
+    item.handle((publish(2), source(0)), 1)
+    assert why(publish(1)) == "version 1 is older than version 2"
+    assert why(publish(2)) == "version 2 is published already"
+    assert why(publish(2, "Another")) == "version 2 is published already, with another title; raise the version"
+    assert why(ItemRefresh(item_id="x", item_version=3)) == "version 3 is not the published one, 2"
+    item.handle((retract(2), source(1)), 1)
+    assert why(publish(2)) == "version 2 is retracted; a greater one brings it back"
+    assert why(retract(2)) == "version 2 is retracted already"
+    assert why(ItemRefresh(item_id="x")) == "the item is retracted"
+
+
+def test_a_refresh_that_changes_no_cover_says_why() -> None:
+    assert nothing_to_draw(None, ["a"], 3) == "its covers are those of release 3 already"
+    assert nothing_to_draw(["a", "neutral"], ["a"], 3) == "its covers are those of release 3 already"
+    assert nothing_to_draw(["a", "gone"], ["a"], 3) == "release 3 has no segment gone"
+    many = [f"s{n}" for n in range(7)]
+    assert nothing_to_draw(many, [], 3) == "release 3 has no segment s0, s1, s2, s3, s4 and 2 more"
 
 
 def test_an_item_never_committed_is_reported_without_a_manifest() -> None:

@@ -3,6 +3,7 @@
 import http.server
 import io
 import ipaddress
+import socket
 import ssl
 import struct
 import threading
@@ -19,9 +20,10 @@ from cryptography.x509.oid import NameOID
 from PIL import Image
 from pydantic import SecretStr
 
-from workers.covers.references import Address, Fetcher, check, decode, is_public
+from workers.covers.references import Address, Fetcher, is_public
 from workers.events import BadEvent
 from workers.exceptions import StorageFault
+from workers.pictures import check, decode
 from workers.settings import S3, References
 from workers.storage import ObjectStore
 
@@ -133,7 +135,7 @@ def test_addresses_that_are_public(text: str) -> None:
     ],
 )
 def test_private_addresses_are_refused_however_they_are_spelled(address: str) -> None:
-    with pytest.raises(BadEvent, match=r"not public|cannot be resolved"):
+    with pytest.raises(BadEvent, match=r"not public|cannot be resolved|no host"):
         Fetcher(LIMITS, NOWHERE).fetch(address)
 
 
@@ -327,6 +329,33 @@ def test_a_redirect_away_from_https_is_refused(web: Web) -> None:
     web.gives(b"", {"Location": "http://pictures.example/x.png", "Content-Length": "0"}, status=301)
     with pytest.raises(BadEvent, match="only https"):
         web.fetcher().fetch(web.address())
+
+
+def test_a_host_that_does_not_exist_is_refused_at_the_first_answer(web: Web) -> None:
+    asked: list[str] = []
+
+    def resolve(host: str, port: int) -> list[str]:
+        asked.append(host)
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    fetcher = Fetcher(LIMITS, NOWHERE, resolve=resolve)
+    with pytest.raises(BadEvent, match="there is no host pictures"):
+        fetcher.fetch("https://pictures.example/x.png")
+    with pytest.raises(BadEvent, match="is no host of the public internet"):
+        fetcher.fetch("https://files.internal/x.png")
+    assert asked == ["pictures.example"]
+
+
+def test_a_resolver_that_is_busy_is_asked_again() -> None:
+    asked: list[str] = []
+
+    def resolve(host: str, port: int) -> list[str]:
+        asked.append(host)
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    with pytest.raises(BadEvent, match="cannot be resolved"):
+        Fetcher(LIMITS, NOWHERE, resolve=resolve).fetch("https://pictures.example/x.png")
+    assert len(asked) > 1
 
 
 def test_endless_redirects_end(web: Web) -> None:
