@@ -72,9 +72,8 @@ class Choices:
 
     def __post_init__(self) -> None:
         if not len(self.users) == len(self.chosen) == len(self.rejected) > 0:
-            raise ValueError(
-                f"{len(self.users)} users, {len(self.chosen)} chosen and {len(self.rejected)} rejected rows"
-            )
+            counts = f"{len(self.chosen)} chosen, {len(self.rejected)} rejected"
+            raise ValueError(f"choices of {len(self.users)} users: {counts}")
 
     def __len__(self) -> int:
         return len(self.users)
@@ -129,9 +128,7 @@ def read_choices(path: Path, rows: int) -> Choices:
     chosen, rejected = (columns[name].astype(np.int64) for name in ("chosen", "rejected"))
     for name, column in (("chosen", chosen), ("rejected", rejected)):
         if len(column) and not 0 <= column.min() <= column.max() < rows:
-            raise ValueError(
-                f"{path.name}: {name} has rows {column.min()} to {column.max()}, the catalogue {rows} rows"
-            )
+            raise ValueError(f"{path.name}: {name} has rows {column.min()} to {column.max()}, the catalogue has {rows}")
     _, users = np.unique(columns["user"], return_inverse=True)
     return Choices(users.astype(np.int64), chosen, rejected)
 

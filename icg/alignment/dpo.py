@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
+from icg.adapter import Adapter
 from icg.alignment.liked import conditioned, open_gates
 from icg.alignment.material import Asking, Material
 from icg.alignment.people import People
@@ -57,10 +58,10 @@ def train(
         material: its stack's adapter comes from liked-SFT and is trained in place.
         signature: names model, catalogue, choices and scorer.
     """
+    open_gates(material.stack.adapter, config.gates)
     start = copy.deepcopy(material.stack.adapter).requires_grad_(False)
     signature = f"{start.config} {config} {signature}"
     pairs = kept_pairs(material, people, score, config, run.folder / "pairs.safetensors", run.generator(-1))
-    open_gates(material.stack.adapter, config.gates)
     student = Student(material.stack.mllm, material.stack.adapter).training_adapter()
 
     def draw(generator: torch.Generator) -> Batch:
@@ -69,27 +70,32 @@ def train(
         noise = material.draw_noise(run.batch, generator)
         return {**{name: value[which] for name, value in pairs.items()}, **noise, "present": present}
 
-    def loss(model: Student, batch: Batch) -> dict[str, Tensor]:
-        cond = conditioned(model, material, batch)
-        before = material.condition(*start(material.features(material.asked(batch)), batch["users"], batch["present"]))
-        t, noise = batch["times"], batch["noise"]
-        gains, drift = {}, torch.zeros(len(t), device=noise.device)
-        for name in ("best", "worst"):
-            noisy = material.path.noisy(batch[name], noise, t)
-            wanted = material.path.target(batch[name], noise, t)
-            predicted = material.base.predict(noisy, t, cond)
-            with torch.no_grad():
-                reference = material.base.predict(noisy, t, before)
-            error, error_before = ((one - wanted).square().mean(dim=(1, 2, 3)) for one in (predicted, reference))
-            gains[name] = error_before - error
-            drift = drift + (predicted - reference).square().mean(dim=(1, 2, 3))
-        margin = gains["best"] - gains["worst"]
-        present = batch["present"].float()
-        # Of the neutral user nobody preferred anything: those rows are held where they were.
-        value = present * functional.softplus(-config.beta * margin) + (1 - present) * config.beta * drift
-        return {"loss": value.mean(), "margin": margin.mean(), "right": (margin > 0).float().mean()}
+    def step_loss(model: Student, batch: Batch) -> dict[str, Tensor]:
+        return loss(model, start, material, batch, config.beta)
 
-    return fit(student, Task(draw, loss, watch.observer(run.folder)), run, signature)
+    return fit(student, Task(draw, step_loss, watch.observer(run.folder)), run, signature)
+
+
+def loss(model: Student, start: Adapter, material: Material, batch: Batch, beta: float) -> dict[str, Tensor]:
+    """L; of the neutral user nobody preferred anything, so those rows are held where they were."""
+    features = material.features(material.asked(batch))
+    cond = conditioned(model, material, batch, features)
+    before = material.condition(*start(features, batch["users"], batch["present"]))
+    t, noise = batch["times"], batch["noise"]
+    gains, drift = {}, torch.zeros(len(t), device=noise.device)
+    for name in ("best", "worst"):
+        noisy = material.path.noisy(batch[name], noise, t)
+        wanted = material.path.target(batch[name], noise, t)
+        predicted = material.base.predict(noisy, t, cond)
+        with torch.no_grad():
+            reference = material.base.predict(noisy, t, before)
+        error, error_before = ((one - wanted).square().mean(dim=(1, 2, 3)) for one in (predicted, reference))
+        gains[name] = error_before - error
+        drift = drift + (predicted - reference).square().mean(dim=(1, 2, 3))
+    margin = gains["best"] - gains["worst"]
+    present = batch["present"].float()
+    value = present * functional.softplus(-beta * margin) + (1 - present) * beta * drift
+    return {"loss": value.mean(), "margin": margin.mean(), "right": (margin > 0).float().mean()}
 
 
 def kept_pairs(

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from icg.adapter import Adapter
 from icg.alignment.catalogue import Choices
 from icg.alignment.material import Asking, Material
 from icg.alignment.people import People
@@ -77,35 +78,40 @@ def train(
             "present": torch.rand(run.batch, generator=generator) >= config.neutral,
         }
 
-    def loss(model: Student, batch: Batch) -> dict[str, Tensor]:
-        noisy = noised(material, batch)
-        wanted = target(warm, material, noisy, batch, config.strength)
-        cond = conditioned(model, material, batch)
-        error = (material.base.predict(noisy, batch["times"], cond) - wanted).square().mean(dim=(1, 2, 3))
-        nobody = ~batch["present"]
-        # Where nobody is asked for, the error is all that has changed of the neutral cover.
-        drift = (error * nobody).sum() / nobody.sum().clamp_min(1)
-        return {"loss": error.mean(), "neutral_drift": drift}
+    def step_loss(model: Student, batch: Batch) -> dict[str, Tensor]:
+        return loss(model, warm, material, batch, config.strength)
 
-    return fit(student, Task(draw, loss, watch.observer(run.folder)), run, signature)
+    return fit(student, Task(draw, step_loss, watch.observer(run.folder)), run, signature)
 
 
-def open_gates(adapter: torch.nn.Module, value: float) -> None:
-    """Open gates that are shut; those of an adapter that knows people already stay."""
-    for name, parameter in adapter.named_parameters():
-        if name.endswith(".gate") and not parameter.any():
-            torch.nn.init.constant_(parameter, value)
+def loss(model: Student, warm: Adapter, material: Material, batch: Batch, strength: float) -> dict[str, Tensor]:
+    """Mean squared error against w; and its part from neutral rows, where it is all that has changed of neutral."""
+    noisy = noised(material, batch)
+    wanted = target(warm, material, noisy, batch, strength)
+    cond = conditioned(model, material, batch, read(model, material, batch))
+    error = (material.base.predict(noisy, batch["times"], cond) - wanted).square().mean(dim=(1, 2, 3))
+    return {"loss": error.mean(), "neutral_drift": (error * ~batch["present"]).mean()}
 
 
-def conditioned(model: Student, material: Material, batch: Batch) -> Conditioning:
-    """What the student makes of the batch's items and `users`, neutral where nobody is `present`."""
+def open_gates(adapter: Adapter, value: float) -> None:
+    """Open the users' way in where it is shut; an adapter that knows people already stays as it is."""
+    if not any(name.endswith(".gate") and parameter.any() for name, parameter in adapter.named_parameters()):
+        adapter.set_gates(value)
+
+
+def read(model: Student, material: Material, batch: Batch) -> Tensor:
+    """What the student's meta tokens read of the batch's items, [B, tokens, features]."""
     asked = material.asked(batch)
-    features = model.features(material.prepared(asked)) if model.reads else material.features(asked)
+    return model.features(material.prepared(asked)) if model.reads else material.features(asked)
+
+
+def conditioned(model: Student, material: Material, batch: Batch, features: Tensor) -> Conditioning:
+    """What the student makes of features and the batch's `users`, neutral where nobody is `present`."""
     return material.condition(*model.adapter(features, batch["users"], batch["present"]))
 
 
 @torch.no_grad()
-def target(warm: torch.nn.Module, material: Material, noisy: Tensor, batch: Batch, strength: float) -> Tensor:
+def target(warm: Adapter, material: Material, noisy: Tensor, batch: Batch, strength: float) -> Tensor:
     """w of the loss, [B, C, h, w]."""
     base, t = material.base, batch["times"]
     neutral = base.predict(noisy, t, material.condition(*warm(material.features(material.asked(batch)))))

@@ -100,6 +100,10 @@ class Material:
             for row, text, titled, reference in rows
         ]
 
+    def titles(self, batch: Batch) -> list[str]:
+        """The bare titles of its rows."""
+        return [self.catalogue.titles[row] for row in batch["rows"].tolist()]
+
     def draw_noise(self, count: int, generator: torch.Generator, middle: bool = False) -> Batch:
         """`noise` [count, C, h, w]; `times` [count], evenly from those that sampling visits or their middle half."""
         quarter = len(self.times) // 4 if middle else 0

@@ -22,10 +22,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from icg.alignment.liked import conditioned, open_gates
+from icg.adapter import Adapter
+from icg.alignment.liked import conditioned, open_gates, read
 from icg.alignment.material import Asking, Material
 from icg.alignment.objective import Objective
 from icg.alignment.people import People
@@ -79,9 +80,9 @@ def train(
     """
     if run.batch % (config.users * run.accumulate):
         raise ValueError(f"a batch of {run.batch} is no whole number of items with {config.users} people each")
+    open_gates(material.stack.adapter, config.gates)
     start = copy.deepcopy(material.stack.adapter).requires_grad_(False)
     signature = f"{start.config} {config} {objective.weights} {signature}"
-    open_gates(material.stack.adapter, config.gates)
     student = Aligned(Student(material.stack.mllm, material.stack.adapter), objective).training_adapter(config.meta)
 
     def draw(generator: torch.Generator) -> Batch:
@@ -99,30 +100,38 @@ def train(
             "present": torch.rand(run.batch, generator=generator) >= config.neutral,
         }
 
-    def loss(model: Student, batch: Batch) -> dict[str, Tensor]:
-        cond = conditioned(model, material, batch)
-        drawn = rollout(model.adapter, material, batch, cond, config.steps)
-        t = batch["times"]
-        noisy = material.path.noisy(drawn, batch["noise"], t)
-        predicted = material.base.predict(noisy, t, cond)
-        clean = torch.lerp(drawn, material.path.clean(noisy, predicted, t), config.share)
-        images = checkpoint(material.base.decode, clean, use_reentrant=False)
-        titles = [material.catalogue.titles[row] for row in batch["rows"].tolist()]
-        rewards = objective.rewards(images, batch["people"], titles)
-        worth = (objective(rewards) * batch["present"]).mean()
-        with torch.no_grad():
-            features = material.features(material.asked(batch))
-            before = material.condition(*start(features, batch["users"], batch["present"]))
-            kept = material.base.predict(noisy, t, before)
-        pull = (predicted - kept).square().mean() / kept.square().mean()
-        return {"loss": config.pull * pull - worth, "worth": worth, "pull": pull, **objective.moments(rewards.detach())}
+    def step_loss(model: Student, batch: Batch) -> dict[str, Tensor]:
+        return loss(model, start, material, objective, batch, config)
 
     def stepped(model: Student, figures: Mapping[str, float]) -> None:
         objective.remember(figures)
 
     if not (run.folder / "checkpoint.pt").exists():
         begin_statistics(student, material, objective, draw(run.generator(-1)), config)
-    return fit(student, Task(draw, loss, watch.observer(run.folder), stepped), run, signature)
+    return fit(student, Task(draw, step_loss, watch.observer(run.folder), stepped), run, signature)
+
+
+def loss(
+    model: Student, start: Adapter, material: Material, objective: Objective, batch: Batch, config: RewardsConfig
+) -> dict[str, Tensor]:
+    """The pull to `start` less what the covers are worth, and the moments of their rewards."""
+    features = read(model, material, batch)
+    cond = conditioned(model, material, batch, features)
+    t, base, path = batch["times"], material.base, material.path
+    drawn = rollout(model, material, batch, features, cond, config.steps)
+    noisy = path.noisy(drawn, batch["noise"], t)
+    predicted = base.predict(noisy, t, cond)
+    clean = torch.lerp(drawn, path.clean(noisy, predicted, t), config.share)
+    images = checkpoint(base.decode, clean, use_reentrant=False)
+    rewards = objective.rewards(images, batch["people"], material.titles(batch))
+    worth = (objective(rewards) * batch["present"]).mean()
+    with torch.no_grad():
+        features = material.features(material.asked(batch))
+        before = material.condition(*start(features, batch["users"], batch["present"]))
+        kept = base.predict(noisy, t, before)
+    moved = (predicted - kept).square().mean(dim=(1, 2, 3)) / kept.square().mean(dim=(1, 2, 3)).clamp_min(1e-6)
+    pull = moved.mean()
+    return {"loss": config.pull * pull - worth, "worth": worth, "pull": pull, **objective.moments(rewards.detach())}
 
 
 @torch.no_grad()
@@ -131,20 +140,27 @@ def begin_statistics(
 ) -> None:
     """Set the objective's statistics from the first covers of a batch, as the student draws them now."""
     some = {name: value[: config.begin].to(material.base.device) for name, value in batch.items()}
-    drawn = rollout(student.adapter, material, some, conditioned(student, material, some), config.steps)
-    titles = [material.catalogue.titles[row] for row in some["rows"].tolist()]
-    objective.begin(objective.rewards(material.base.decode(drawn), some["people"], titles))
+    features = read(student, material, some)
+    cond = conditioned(student, material, some, features)
+    drawn = rollout(student, material, some, features, cond, config.steps)
+    objective.begin(objective.rewards(material.base.decode(drawn), some["people"], material.titles(some)))
 
 
 @torch.no_grad()
-def rollout(adapter: nn.Module, material: Material, batch: Batch, cond: Conditioning, steps: int) -> Tensor:
-    """Latents [B, C, h, w] of covers as the service draws them: rows of one seed share their early, neutral steps."""
+def rollout(
+    model: Student, material: Material, batch: Batch, features: Tensor, cond: Conditioning, steps: int
+) -> Tensor:
+    """Latents [B, C, h, w] of covers as the service draws them: rows of one seed share their early, neutral steps.
+
+    Args:
+        features: [B, tokens, features], what the meta tokens read.
+        cond: personal, B rows.
+    """
     base, sampler = material.base, replace(material.stack.sampler, steps=steps)
     seeds = list(dict.fromkeys(batch["seeds"].tolist()))
     owners = [seeds.index(seed) for seed in batch["seeds"].tolist()]
     firsts = [owners.index(item) for item in range(len(seeds))]
-    asked = material.asked(batch)
-    neutral = material.condition(*adapter(material.features([asked[row] for row in firsts])))
+    neutral = material.condition(*model.adapter(features[firsts]))
     rows, timesteps = begin(base, seeds, sampler)
     branch = shared_steps(len(timesteps), sampler.branch)
     rows = denoise(lambda latents, t: base.predict(latents, t, neutral), rows, timesteps[:branch])

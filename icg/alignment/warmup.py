@@ -76,18 +76,19 @@ def train(material: Material, validation: Material, config: WarmupConfig, run: R
 
 
 def matching(tokens: Tensor, pooled: Tensor | None, text: Conditioning) -> Tensor:
-    """Mean squared distance of the first tokens [B, N, width], in units of the text's own size.
+    """Squared distance of the first tokens [B, N, width] in units of the text's own square, the rows' mean.
 
     Where the base hides padding from its denoiser, padding has no say here either.
     """
     count = min(tokens.shape[1], text.tokens.shape[1])
     wanted = text.tokens[:, :count].to(tokens)
     mask = text.extra.get("mask", torch.ones(text.tokens.shape[:2], device=tokens.device))[:, :count, None].to(tokens)
-    error = (mask * (tokens[:, :count] - wanted).square()).sum() / (mask * wanted.square()).sum()
+    missed = (mask * (tokens[:, :count] - wanted).square()).sum(dim=(1, 2))
+    error = missed / (mask * wanted.square()).sum(dim=(1, 2)).clamp_min(1e-6)
     if pooled is not None and text.pooled is not None:
         whole = text.pooled.to(pooled)
-        error = error + (pooled - whole).square().sum() / whole.square().sum()
-    return error
+        error = error + (pooled - whole).square().sum(dim=1) / whole.square().sum(dim=1).clamp_min(1e-6)
+    return error.mean()
 
 
 def distillation(model: Student, material: Material, batch: Batch, config: WarmupConfig) -> Tensor:
