@@ -56,6 +56,7 @@ Rate = Annotated[float, typer.Option(help="AdamW's learning rate.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 Seed = Annotated[int, typer.Option(help="Of everything that is drawn.")]
 Size = Annotated[int, typer.Option(help="Pixels a side of the covers.")]
+Watched = Annotated[int, typer.Option(min=1, help="Items of validation to draw and look at on the way.")]
 Sampler = Annotated[int, typer.Option("--sampler-steps", min=1, help="Steps in which covers will be drawn.")]
 
 
@@ -73,13 +74,14 @@ def warmup(
     seed: Seed = 0,
     size: Size = 64,
     sampler_steps: Sampler = 20,
+    watched: Watched = 12,
     guidance: Annotated[float, typer.Option(help="Of the prediction that is learned.")] = 3.0,
     matching: Annotated[int, typer.Option(help="Steps before, in which tokens alone are matched.")] = 400,
     also: Annotated[list[str] | None, typer.Option(help="Parameters of the MLLM to train too, by prefix.")] = None,
 ) -> None:
     """The adapter learns to stand in for the base's own text encoder, guidance included."""
     stages = _imported("icg.alignment.stages")
-    stage = stages.Stage(model, catalogue, folder, validation, None, device, size, sampler_steps)
+    stage = stages.Stage(model, catalogue, folder, validation, None, device, size, sampler_steps, watched=watched)
     run = stages.Run(folder, steps, batch, rate, accumulate, cooldown=steps // 4, seed=seed, device=device)
     _run(stages.warm_up, stage, run, guidance=guidance, matching=matching, also=tuple(also or ()))
 
@@ -101,11 +103,14 @@ def liked(
     seed: Seed = 0,
     size: Size = 64,
     sampler_steps: Sampler = 20,
+    watched: Watched = 12,
     strength: Annotated[float, typer.Option(help="How far a user's chosen pictures pull.")] = 2.0,
 ) -> None:
     """Pictures that users chose teach what their vectors mean."""
     stages = _imported("icg.alignment.stages")
-    stage = stages.Stage(model, catalogue, folder, validation, start, device, size, sampler_steps, choices, judge)
+    stage = stages.Stage(
+        model, catalogue, folder, validation, start, device, size, sampler_steps, choices, watched, judge
+    )
     run = stages.Run(folder, steps, batch, rate, accumulate, cooldown=steps // 4, seed=seed, device=device)
     _run(stages.learn_liked, stage, run, strength=strength)
 
@@ -127,14 +132,17 @@ def rewards(
     seed: Seed = 0,
     size: Size = 64,
     sampler_steps: Sampler = 20,
+    watched: Watched = 12,
     observe: Annotated[int, typer.Option(min=1, help="Steps between looks at validation.")] = 50,
     patience: Annotated[int, typer.Option(help="Looks without a gain by the judge, then it ends.")] = 3,
     pull: Annotated[float, typer.Option(help="Weight of staying with the adapter that it starts from.")] = 1.0,
 ) -> None:
     """Rewards are back-propagated into the adapter; ends early when the judge sees no more gain."""
     stages = _imported("icg.alignment.stages")
-    stage = stages.Stage(model, catalogue, folder, validation, start, device, size, sampler_steps, choices, judge)
-    watched = {"watch": "judge_gain", "patience": patience} if judge else {}
+    stage = stages.Stage(
+        model, catalogue, folder, validation, start, device, size, sampler_steps, choices, watched, judge
+    )
+    ends = {"watch": "judge_gain", "patience": patience} if judge else {}
     run = stages.Run(
         folder,
         steps,
@@ -146,7 +154,7 @@ def rewards(
         device=device,
         observe_steps=observe,
         log_steps=10,
-        **watched,
+        **ends,
     )
     _run(stages.climb_rewards, stage, run, pull=pull)
 
@@ -168,12 +176,15 @@ def dpo(
     seed: Seed = 0,
     size: Size = 64,
     sampler_steps: Sampler = 20,
+    watched: Watched = 12,
     pairs: Annotated[int, typer.Option(min=1, help="Best and worst of eight, drawn once.")] = 512,
     beta: Annotated[float, typer.Option(help="How sharply a difference of errors decides.")] = 500.0,
 ) -> None:
     """Diffusion-DPO on the best and the worst of eight covers, for rewards without a gradient."""
     stages = _imported("icg.alignment.stages")
-    stage = stages.Stage(model, catalogue, folder, validation, start, device, size, sampler_steps, choices, judge)
+    stage = stages.Stage(
+        model, catalogue, folder, validation, start, device, size, sampler_steps, choices, watched, judge
+    )
     run = stages.Run(folder, steps, batch, rate, accumulate, cooldown=steps // 4, seed=seed, device=device)
     _run(stages.learn_pairs, stage, run, pairs=pairs, beta=beta)
 

@@ -20,7 +20,7 @@ from icg.alignment.material import Material
 from icg.alignment.objective import Objective, Weights
 from icg.alignment.people import People, PeopleConfig, Taste, estimate_people, same_segments
 from icg.alignment.student import Student
-from icg.alignment.watch import Watch
+from icg.alignment.watch import Watch, WatchConfig
 from icg.generator import CoverGenerator
 from icg.loading import quietly
 from icg.preference import Head
@@ -50,6 +50,7 @@ class Stage:
     size: int = 64  # pixels a side of a cover
     sampler_steps: int = 20
     choices: Path | None = None
+    watched: int = 12  # items of validation that are drawn and looked at on the way
     judge: Path | None = None  # `space` and `preference` of a model that trains nothing
 
     def stack(self) -> CoverGenerator:
@@ -95,7 +96,13 @@ def warm_up(stage: Stage, run: Run, *, guidance: float, matching: int, also: tup
     """Warm-up; the folder of the adapter."""
     train, held = stage.catalogues()
     stack = stage.stack()
-    config = warmup.WarmupConfig(guidance=guidance, matching=matching, also=also)
+    config = warmup.WarmupConfig(
+        guidance=guidance,
+        matching=matching,
+        also=also,
+        watched=6 * stage.watched,  # an error is cheaper to know than a cover is to draw
+        shown=stage.watched,
+    )
     student = warmup.train(Material(stack, train), Material(stack, held), config, run, stage.signature())
     return _write(stage, student, bool(also))
 
@@ -166,7 +173,8 @@ class _World:
         if stage.judge is not None:
             theirs = _taste(material, choices, stage.judge / "space", stage.judge / "preference", stage.device)
             judge = Taste(theirs[1].model, same_segments(theirs[0], people)).to(stage.device)
-        return cls(material, choices, people, objective, Watch(Material(stack, held), objective, judge, people))
+        watch = Watch(Material(stack, held), objective, judge, people, WatchConfig(items=stage.watched))
+        return cls(material, choices, people, objective, watch)
 
 
 def taste_space(model: Path) -> str:
