@@ -54,13 +54,24 @@ def run(
 
 @app.command()
 def init(
-    kind: Annotated[str, typer.Argument(help="What to build; `tiny` is the small stack.")],
-    directory: Annotated[Path, typer.Argument(help="A new or empty folder.")],
+    kind: Annotated[str, typer.Argument(help="`tiny`: the small stack; `adapter`: for a base and MLLM of one's own.")],
+    directory: Annotated[Path, typer.Argument(help="Empty for `tiny`; with base, mllm and space for `adapter`.")],
     seed: Annotated[int, typer.Option(help="Of the weights that are not trained.")] = 0,
+    tokens: Annotated[int, typer.Option(min=1, help="Meta tokens of `adapter`.")] = 64,
 ) -> None:
-    """Write a model directory: base, mllm, adapter, rewards, space, preference."""
+    """Write a model directory, or the fresh adapter of one (docs/checkpoints.md)."""
+    if kind == "adapter":
+        from icg.own import init_adapter
+        from workers.exceptions import UserError
+
+        try:
+            config = init_adapter(directory, tokens=tokens, seed=seed)
+        except ValueError as error:  # BadWeights and Unsupported are
+            raise UserError(str(error)) from None
+        typer.echo(f"{directory}: adapter of {config.tokens} tokens from width {config.features} to {config.output}")
+        return
     if kind != "tiny":
-        raise typer.BadParameter(f"{kind!r} is unknown; there is `tiny`")
+        raise typer.BadParameter(f"{kind!r} is unknown; there are `tiny` and `adapter`")
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise typer.BadParameter(f"{directory} is there already and is not an empty folder")
     directory.mkdir(parents=True, exist_ok=True)
