@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 
 import numpy as np
 import orjson
@@ -16,17 +17,21 @@ from confluent_kafka import TIMESTAMP_CREATE_TIME, Message
 from numpy.typing import NDArray
 
 from icg.preference import Head
+from workers.decisions import Choice, sign
 from workers.events import Source
 from workers.preferences.decode import Columns, decode
 from workers.preferences.learner import Learner, OtherSpace
 from workers.preferences.pairs import Floats
-from workers.preferences.tastes import Tastes
+from workers.preferences.sample import Budget
+from workers.preferences.tastes import Limits, Tastes
 from workers.preferences.window import Window
 from workers.records import CoverInputs, Rendition, Sidecar
 
 SPACE = hashlib.sha256(b"space").hexdigest()
 START = datetime(2026, 1, 1, tzinfo=UTC)
 DIGEST = "0" * 64
+KEY = b"icg-demo"
+EXPLORATION = 0.1
 
 
 def unit(vectors: NDArray[np.float64]) -> Floats:
@@ -38,7 +43,8 @@ class TasteWorld:
     """Also `learner.Sources`: what it knows of people and covers, it tells.
 
     Args:
-        strength: of the planted taste; 0 is the placebo, random clicks.
+        strength: of the planted taste in covers; 0 is the placebo.
+        fondness: of the planted taste in items, which a cover's embedding shows as well as its style.
         missing: covers (item, number) whose sidecar is not there yet.
     """
 
@@ -48,6 +54,7 @@ class TasteWorld:
     styles: int = 7
     dimension: int = 64
     strength: float = 10.0
+    fondness: float = 0.0
     appeal: float = -2.6
     missing: frozenset[tuple[int, int]] = frozenset()
     other_space: frozenset[tuple[int, int]] = frozenset()
@@ -60,6 +67,12 @@ class TasteWorld:
         self.vectors = unit(centres[self.segment] + 0.6 * unit(draw(size=(self.people_count, d))))
         styles = unit(draw(size=(self.styles, d)))
         self.covers_seen = unit(styles[None] + 0.8 * unit(draw(size=(self.items, self.styles, d))))
+        if self.fondness:
+            # What an item is about is in all its covers. Items have something in common, so that there are segments
+            # which click more than others, on their own cover, whatever it is.
+            abouts = unit(unit(draw(size=d)) + unit(draw(size=(self.items, 1, d))))
+            self.covers_seen = unit(self.covers_seen + abouts)
+            self.fond = self.fondness * (self.vectors @ np.linalg.qr(draw(size=(d, d)))[0] @ abouts[:, 0].T)
         self.taste = np.linalg.qr(draw(size=(d, d)))[0] * self.strength
         self.asked: list[str] = []
         self._count = 0
@@ -101,9 +114,11 @@ class TasteWorld:
         random = self.random
         people = random.integers(self.people_count, size=pages)
         items = random.integers(self.items, size=pages)
-        explores = random.random(pages) < 0.1
+        explores = random.random(pages) < EXPLORATION
         shown = np.where(explores, random.integers(self.styles, size=pages), self.segment[people])
         pull = np.einsum("nd,nd->n", self.vectors[people] @ self.taste, self.covers_seen[items, shown])
+        if self.fondness:
+            pull = pull + self.fond[people, items]
         clicked = random.random(pages) < 1 / (1 + np.exp(-(self.appeal + pull)))
         values = []
         for person, item, number, click in zip(
@@ -112,11 +127,28 @@ class TasteWorld:
             self._count += 1
             self._time += timedelta(seconds=seconds)
             name = f"{self._count:x}.0"
+            token = self.token(item, number, int(self.segment[person]))
             values += [
-                self.event(kind, person, item, number, event_id=f"{name}.{kind}", impression_id=name)
+                self.event(kind, person, item, number, event_id=f"{name}.{kind}", impression_id=name, decision=token)
                 for kind in (("impression", "click") if click else ("impression",))
             ]
         return values
+
+    def token(self, item: int, number: int, segment: int) -> str:
+        """The decision that showed this cover to somebody of this segment."""
+        known = self._tokens.get((item, number, segment))
+        if known is None:
+            candidates = tuple(self.cover(item, each) for each in range(self.styles))
+            odds = [EXPLORATION / self.styles + (1 - EXPLORATION) * (each == segment) for each in range(self.styles)]
+            choice = Choice(candidates[number], f"s-{segment}", "segment", None, candidates, tuple(odds))
+            made = sign(choice, KEY, item_id=self.item(item), generation=1, day=START.date(), policy="segment")
+            assert made is not None
+            known = self._tokens[item, number, segment] = made
+        return known
+
+    @cached_property
+    def _tokens(self) -> dict[tuple[int, int, int], str]:
+        return {}
 
     def event(self, kind: str, person: int, item: int, number: int, event_id: str, **more: object) -> bytes:
         return orjson.dumps(
@@ -136,9 +168,10 @@ class TasteWorld:
     def head(self) -> Head:
         return Head.start(SPACE, self.dimension)
 
-    def learner(self, partition: int = 0, holdout: float = 0.05, bound: float = 0.5) -> Learner:
-        tastes = Tastes(self.dimension, holdout, bound)
-        return Learner(partition, self.head(), 1, Window(600_000_000), tastes)
+    def learner(self, partition: int = 0, holdout: float = 0.05, bound: float = 0.5, hourly: int = 10**6) -> Learner:
+        """Everything goes to the trainer, and nobody's pairs are too many, unless told so."""
+        tastes = Tastes(self.dimension, Limits(holdout, bound, hourly))
+        return Learner(partition, self.head(), 1, Window(600_000_000), tastes, Budget(1e6))
 
     def sidecar(self, item: int, number: int) -> Sidecar:
         inputs = CoverInputs(

@@ -229,6 +229,9 @@ class UserBehavior(Event):
     surface: Annotated[str, StringConstraints(max_length=64)] | None = None
     position: int | None = Field(None, ge=0, le=10_000)
     decision: Annotated[str, StringConstraints(max_length=4096)] | None = None
+    position_propensity: float | None = Field(
+        None, gt=0, le=1, description="Chance that what stands at this position is looked at, as the platform knows it."
+    )
     value: float | None = Field(None, description="Seconds of dwell, stars, …")
 
     def key(self) -> str:
@@ -304,7 +307,8 @@ class PreferencePairs(Event):
     """A bounded sample of pairs for the one trainer of the shared weights. Carries no user id.
 
     In each pair the cover `chosen`, shown to the person `users`, was preferred to the cover `rejected`, shown to the
-    person `others`. Vectors of the people are as they were when the pair was learned.
+    person `others`. Vectors of the people are as they were when the pair was learned, those of covers are less the mean
+    of their item's covers, which is `items`. People are the source partition's own numbers and mean nothing elsewhere.
     """
 
     topic: ClassVar[str] = "preference-pairs"
@@ -315,9 +319,15 @@ class PreferencePairs(Event):
     users: list[list[float]]
     chosen: list[list[float]]
     rejected: list[list[float]]
+    others: list[list[float]]
+    items: list[list[float]]
     weights: list[float]
-    others: list[list[float]] | None = Field(None, description="To whom `rejected` was shown; `users` when absent.")
-    held_out: list[bool] | None = Field(None, description="Pairs that judge and never train; none when absent.")
+    chosen_weights: list[float] = Field(description="Inverse choice propensity of `chosen`, over a uniform choice's.")
+    rejected_weights: list[float]
+    winners: list[int] = Field(description="Numbers of the people in the source partition.")
+    losers: list[int]
+    held_out: list[int] = Field(description="0: trains. 1 or 2: judges, because of the winner or of the loser.")
+    forget: list[int] = Field([], description="People whom the trainer forgets: numbers of the source partition.")
 
     def key(self) -> None:
         return None

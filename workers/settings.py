@@ -94,11 +94,10 @@ class Preferences(Section):
     push_seconds: float = Field(1.0, ge=1.0, description="Tastes are pushed to Feast at most so often.")
     release_margin: float = Field(0.02, description="Log loss by which a candidate may at most be worse, with 95 %.")
     order_margin: float = Field(0.05, description="The same for its AUC within an item,")
-    calibration_margin: float = Field(0.05, description="and for its calibration error.")
+    calibration_margin: float = Field(0.1, description="and for its calibration error.")
     pairs_per_hour: int = Field(20, ge=1, description="Of a user's own answers: at most so many pairs train.")
     pairs_per_second: float = Field(20.0, gt=0, description="Of event time: what a partition sends to the trainer.")
     taste_days: float = Field(30.0, gt=0, description="Half-life of a taste, in event time.")
-    retention_days: float = Field(8.0, gt=0, description="For how long an erased user's events are dropped.")
 
 
 class Audit(Section):

@@ -13,20 +13,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.taste_world import SPACE, TasteWorld, columns
+from bench.taste_world import KEY, SPACE, TasteWorld, columns
 from icg.preference import Head
 from workers.events import DEAD_LETTERS, UserBehavior
 from workers.features import Features
 from workers.messaging import Follower, Producer
 from workers.preferences.checkpoint import Checkpoints, fingerprint, of_learner, to_learner
 from workers.preferences.learner import Learner
+from workers.preferences.propensity import Tokens
 from workers.preferences.service import run
+from workers.preferences.tastes import Limits
 from workers.records import sidecar_key
 from workers.releases import Releases
 from workers.settings import S3, Feast, Kafka, Preferences, Settings, environment
 from workers.storage import ObjectStore
 
 TOPIC = UserBehavior.topic
+PLAIN = {"pairs_per_hour": 10**6, "pairs_per_second": 1e6}
+"""Nobody's pairs are too many: as in `TasteWorld.learner`."""
 
 
 class Platform:
@@ -39,7 +43,9 @@ class Platform:
             feast=feast,
             cache=folder / "cache",
             log_format="text",
-            preferences=Preferences.model_validate({"release_pairs": 64, "checkpoint_events": 500, **preferences}),
+            preferences=Preferences.model_validate(
+                PLAIN | {"release_pairs": 64, "checkpoint_events": 500, **preferences}
+            ),
         )
         self.folder, self.world = folder, world
         self.store = ObjectStore(s3)
@@ -82,7 +88,7 @@ class Platform:
         number = found[2]["release"]
         part = self.releases.release(number).parts["preference"]
         head = Head.load(self.releases.fetch("preference", part))
-        limits = {"horizon": 600_000_000, "most": 2_000_000, "holdout": 0.05, "bound": 0.5}
+        limits = {"horizon": 600_000_000, "most": 2_000_000, "limits": Limits(0.05, 0.5, 10**6), "rate": 1e6}
         return found[0], fingerprint(to_learner(found[1], found[2], head, **limits))
 
     def process(self) -> subprocess.Popen[bytes]:
@@ -123,7 +129,8 @@ class InThread:
 def straight(world: TasteWorld, values: list[bytes], partition: int = 0) -> Learner:
     """What a learner knows that read all of it at once, without a broker, a store or a break."""
     learner = world.learner(partition)
-    learner.take(columns(values), np.ones(len(values), np.float32), world)
+    batch = columns(values)
+    learner.take(batch, Tokens([KEY]).weights(batch), world)
     return learner
 
 
@@ -208,7 +215,7 @@ def test_killed_twice_the_state_is_the_one_of_a_run_without_a_break(platform: Ca
     trainer = Checkpoints(here.store).newest("trainer")
     assert trainer is not None
     ((partition, last),) = trainer[2]["seen"]
-    pairs, held = trainer[2]["numbers"][1], trainer[2]["held"]
+    pairs, held = trainer[2]["numbers"][1], trainer[2]["kept"][0]
     assert partition == 0
     assert 10 < last < whole.sequence
     assert pairs + held == 32 * (last + 1)
@@ -234,7 +241,8 @@ def test_a_cover_without_its_sidecar_is_waited_for(platform: Callable[..., Platf
     _, tensors, meta = found
     assert len(tensors["pending.winner"]) == 0
     # Every couple was learned from, or is in the queue: none was skipped.
-    assert meta["counts"]["couples"] == 32 * meta["sequence"] + len(tensors["queue.winner"])
+    waiting = len(tensors["queue.winner"]) + len(tensors["outgoing.winners"])
+    assert meta["counts"]["couples"] == 32 * meta["sequence"] + waiting
 
 
 def test_a_learner_whose_checkpoint_is_taken_stops(platform: Callable[..., Platform]) -> None:

@@ -18,13 +18,15 @@ from workers.messaging import Producer
 from workers.preferences.checkpoint import KEPT, BadState, Checkpoints, Superseded, fingerprint, of_learner, to_learner
 from workers.preferences.learner import Learner, OtherSpace
 from workers.preferences.outbox import Outbox
+from workers.preferences.propensity import Weights
 from workers.preferences.push import Pusher
 from workers.preferences.sources import Stores
+from workers.preferences.tastes import Limits
 from workers.records import sidecar_key
 from workers.settings import Feast, Kafka
 from workers.storage import ObjectStore
 
-LIMITS = {"horizon": 600_000_000, "most": 2_000_000, "holdout": 0.05, "bound": 0.5}
+LIMITS = {"horizon": 600_000_000, "most": 2_000_000, "limits": Limits(0.05, 0.5, 10**6), "rate": 1e6}
 
 
 @pytest.fixture
@@ -44,7 +46,7 @@ def stores(store: ObjectStore, features: Features) -> Iterator[Stores]:
 def learned(world: TasteWorld) -> Learner:
     learner = world.learner()
     batch = columns(world.values(800))
-    learner.take(batch, np.ones(len(batch), np.float32), world)
+    learner.take(batch, Weights.even(len(batch)), world)
     return learner
 
 

@@ -20,16 +20,23 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from icg.preference import Head
+from workers.exceptions import Conflict
+from workers.preferences.centres import Centres
+from workers.preferences.erased import Erased
 from workers.preferences.history import History
+from workers.preferences.judging import Scored
 from workers.preferences.learner import Learner, Queue
-from workers.preferences.tastes import Tastes
+from workers.preferences.pairs import Rows
+from workers.preferences.sample import Budget
+from workers.preferences.store import Kept
+from workers.preferences.tastes import Limits, Tastes
 from workers.preferences.trainer import Trainer
 from workers.preferences.window import OPEN, Counts, Names, Window
 from workers.storage import ObjectStore
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 KEPT = 3
 """Checkpoints kept of each partition, the newest."""
 TRAINER = "trainer"
@@ -58,14 +65,43 @@ class Checkpoints:
             Superseded: another process has written it.
             StorageFault: try again; our own first try, if it was done, is recognised.
         """
-        data = save(tensors, {"icg": orjson.dumps({**meta, "format": FORMAT, "writer": self.writer}).decode()})
+        data = self._encoded(tensors, meta)
         key = _key(who, offset)
         if not self._store.put_new(key, data, "application/octet-stream"):
             stored = self._store.get(key)
             if stored is not None and stored.data != data:
                 raise Superseded(f"{key} was written by another learner")
-        for old in sorted(self._store.list(_prefix(who)))[:-KEPT]:
+        self.keep(who, KEPT)
+
+    def rewrite(self, who: int | str, offset: int, tensors: Tensors, meta: dict[str, Any]) -> None:
+        """Write the state at this offset, in the place of one that was written there before; all others go. For what
+        has to leave the checkpoints as well.
+
+        Raises:
+            Superseded: another process has written it.
+            StorageFault: try again.
+        """
+        key = _key(who, offset)
+        data = self._encoded(tensors, meta)
+        stored = self._store.get(key)
+        if stored is not None and stored.data != data:
+            if _read(stored.data)[1].get("writer") != self.writer:
+                raise Superseded(f"{key} was written by another learner")
+            try:
+                self._store.put_if(key, data, stored.etag, "application/octet-stream")
+            except Conflict:
+                raise Superseded(f"{key} was written by another learner") from None
+        elif stored is None and not self._store.put_new(key, data, "application/octet-stream"):
+            raise Superseded(f"{key} was written by another learner")
+        self.keep(who, 1)
+
+    def keep(self, who: int | str, kept: int) -> None:
+        """Delete all but the newest so many."""
+        for old in sorted(self._store.list(_prefix(who)))[:-kept]:
             self._store.delete(old)
+
+    def _encoded(self, tensors: Tensors, meta: dict[str, Any]) -> bytes:
+        return save(tensors, {"icg": orjson.dumps({**meta, "format": FORMAT, "writer": self.writer}).decode()})
 
     def newest(self, who: int | str) -> tuple[int, Tensors, dict[str, Any]] | None:
         """Offset and content of the newest checkpoint; one that cannot be read is passed over, and said."""
@@ -122,7 +158,14 @@ def of_learner(learner: Learner) -> tuple[Tensors, dict[str, Any]]:
         "tastes.residual": tastes.residual[:known],
         "tastes.pairs": tastes.pairs[:known],
         "tastes.asked": tastes.asked[:known],
+        "tastes.touched": tastes.touched[:known],
+        "tastes.hour": tastes.hour[:known],
+        "tastes.answers": tastes.answers[:known],
+        "erased.until": np.fromiter(learner.erased.until.values(), np.int64, len(learner.erased.until)),
+        "erased.keys": np.frombuffer(b"".join(learner.erased.until), np.uint8),
     }
+    tensors |= {f"outgoing.{name}": column for name, column in learner.outgoing.columns().items()}
+    tensors |= {f"centres.{name}": array for name, array in learner.centres.arrays().items()}
     tensors |= {f"history.{name}": array for name, array in tastes.history.arrays().items()}
     tensors |= {f"queue.{name}": column for name, column in learner.queue.columns().items()}
     tensors |= {f"pending.{name}": column for name, column in learner.pending.columns().items()}
@@ -134,7 +177,8 @@ def of_learner(learner: Learner) -> tuple[Tensors, dict[str, Any]]:
         "dimension": learner.head.dimension,
         "sequence": learner.sequence,
         "cut": [learner.cut_offset, learner.cut_time],
-        "lost": [learner.other_space, learner.pending_dropped, learner.bad_tokens],
+        "lost": [learner.other_space, learner.pending_dropped, learner.bad_tokens, learner.capped, learner.sampled],
+        "budget": [learner.budget.left, learner.budget.time],
         "window": [window.watermark, window.mark, window.floor, window.end, window.base],
         "counts": window.counts.as_dict(),
         "dirty": [sorted(tastes.dirty), sorted(tastes.dirty_history)],
@@ -143,7 +187,7 @@ def of_learner(learner: Learner) -> tuple[Tensors, dict[str, Any]]:
 
 
 def to_learner(
-    tensors: Tensors, meta: dict[str, Any], head: Head, *, horizon: int, most: int, holdout: float, bound: float
+    tensors: Tensors, meta: dict[str, Any], head: Head, *, horizon: int, most: int, limits: Limits, rate: float
 ) -> Learner:
     """The learner again. `head` is the one of the release that `meta` names.
 
@@ -171,19 +215,20 @@ def to_learner(
             open={name: tensors[f"open.{name}"].copy() for name in OPEN},
         )
         window.restore({name: tensors[f"window.{name}"] for name in window.columns})
-        tastes = Tastes(head.dimension, holdout, bound)
-        numbers = tastes.numbers(_unpack(tensors["tastes.names"]))
-        for name in ("base", "residual", "pairs", "asked"):
-            getattr(tastes, name)[numbers] = tensors[f"tastes.{name}"]
+        tastes = Tastes(head.dimension, limits)
+        tastes.restore(_unpack(tensors["tastes.names"]))
+        for name in ("base", "residual", "pairs", "asked", "touched", "hour", "answers"):
+            getattr(tastes, name)[: len(tastes.names)] = tensors[f"tastes.{name}"]
         tastes.history = History.restored({name: tensors[f"history.{name}"] for name in tastes.history.arrays()})
         tastes.dirty, tastes.dirty_history = (set(numbers) for numbers in meta["dirty"])
-        other_space, pending_dropped, bad_tokens = meta["lost"]
-        return Learner(
+        other_space, pending_dropped, bad_tokens, capped, sampled = meta["lost"]
+        learner = Learner(
             meta["partition"],
             head,
             meta["release"],
             window,
             tastes,
+            Budget(rate, *meta["budget"]),
             offset=meta["offset"],
             sequence=meta["sequence"],
             cut_offset=meta["cut"][0],
@@ -193,9 +238,22 @@ def to_learner(
             other_space=other_space,
             pending_dropped=pending_dropped,
             bad_tokens=bad_tokens,
+            capped=capped,
+            sampled=sampled,
         )
+        learner.outgoing = _rows("outgoing", tensors)
+        centres = {name: tensors[f"centres.{name}"] for name in ("mean", "count", "counted")}
+        learner.centres = Centres.restored(head.dimension, centres)
+        keys = tensors["erased.keys"].tobytes()
+        until = tensors["erased.until"].tolist()
+        learner.erased = Erased({keys[16 * k : 16 * k + 16]: until[k] for k in range(len(until))})
+        return learner
     except (KeyError, ValueError, TypeError, IndexError) as error:
         raise BadState(f"a checkpoint that cannot be taken over: {error!r}") from None
+
+
+def _rows(name: str, tensors: Tensors) -> Rows:
+    return Rows(**{item.name: tensors[f"{name}.{item.name}"].copy() for item in fields(Rows)})
 
 
 def _queue(name: str, tensors: Tensors) -> Queue:
@@ -216,7 +274,9 @@ def fingerprint(learner: Learner) -> str:
 
     add(learner.offset, learner.sequence, learner.release, learner.head.space, window.watermark)
     add(window.counts.as_dict(), learner.other_space, learner.pending_dropped, learner.bad_tokens)
-    for name in ("key", "link", "time", "offset", "kind", "weight"):
+    add(learner.capped, learner.sampled, learner.budget.left, learner.budget.time)
+    add(*learner.outgoing.take(slice(0, None)).columns().values())
+    for name in ("key", "link", "time", "offset", "kind", "choice", "position"):
         add(window.columns[name][rows - window.base])
     add(window.columns["answered"][rows - window.base])
     for name, names in (("user", window.users), ("cover", window.covers)):
@@ -229,16 +289,17 @@ def fingerprint(learner: Learner) -> str:
             add([tastes.names.listed[number] for number in people.tolist()])
         for covers in (queue.chosen, queue.rejected):
             add([window.covers.listed[code & 0xFFFFFFFF] for code in covers.tolist()])
-        add(queue.weight)
+        add(queue.weight, queue.chosen_weight, queue.rejected_weight, queue.hash)
     for number in np.argsort(np.array(tastes.names.listed, object)).tolist():
         add(tastes.names.listed[number], tastes.base[number], tastes.residual[number], int(tastes.pairs[number]))
+        add(int(tastes.touched[number]), int(tastes.hour[number]), int(tastes.answers[number]))
         add(learner.liked(number))
     return digest.hexdigest()
 
 
 # -- the trainer ---------------------------------------------------------------------------------------------------
 
-_HELD = ("users", "others", "chosen", "rejected", "weights")
+_KEPT = ("held", "replay")
 
 
 def of_trainer(trainer: Trainer) -> tuple[Tensors, dict[str, Any]]:
@@ -247,14 +308,24 @@ def of_trainer(trainer: Trainer) -> tuple[Tensors, dict[str, Any]]:
     for name in ("start", "head", "average"):
         head: Head = getattr(trainer, name)
         tensors |= {f"{name}.weight": head.weight, f"{name}.bias": head.bias}
-    tensors |= {f"held.{name}": getattr(trainer.held, name)[: len(trainer.held)] for name in _HELD}
-    tensors["fresh"] = np.array(trainer.fresh, np.float64).reshape(-1, 5)
+    for name in _KEPT:
+        kept: Kept = getattr(trainer, name)
+        tensors |= {f"{name}.{column}": array for column, array in kept.held().columns().items()}
+        tensors[f"{name}.sources"] = kept.sources[: len(kept)]
+    tensors |= {
+        "interest": trainer.interest,
+        "drift.now": trainer.drift.now,
+        "drift.reference": trainer.drift.reference,
+    }
+    tensors["fresh"] = np.concatenate([np.zeros((0, 6)), *(scored.columns() for scored in trainer.fresh)])
+    tensors["fresh.ends"] = np.cumsum([len(scored.weight) for scored in trainer.fresh], dtype=np.int64)
     meta = {
         "offset": trainer.offset,
         "space": trainer.head.space,
         "numbers": [trainer.steps, trainer.pairs, trainer.since, trainer.repeated, trainer.other_space],
         "seen": [[partition, sequence] for partition, sequence in sorted(trainer.seen.items())],
-        "held": trainer.held.total,
+        "usual": trainer.usual,
+        "kept": [trainer.held.total, trainer.replay.total],
     }
     return {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, meta
 
@@ -273,10 +344,17 @@ def to_trainer(tensors: Tensors, meta: dict[str, Any]) -> Trainer:
         trainer = Trainer(start, head, average, offset=meta["offset"])
         trainer.steps, trainer.pairs, trainer.since, trainer.repeated, trainer.other_space = meta["numbers"]
         trainer.seen = dict(meta["seen"])
-        trainer.held.total = meta["held"]
-        for name in _HELD:
-            getattr(trainer.held, name)[: len(trainer.held)] = tensors[f"held.{name}"]
-        trainer.fresh = [(row[0], row[1], row[2], row[3], row[4]) for row in tensors["fresh"].tolist()]
+        trainer.usual = meta["usual"]
+        for name, total in zip(_KEPT, meta["kept"], strict=True):
+            kept: Kept = getattr(trainer, name)
+            rows = _rows(name, tensors)
+            kept.rows.put(np.arange(len(rows)), rows)
+            kept.sources[: len(rows)] = tensors[f"{name}.sources"]
+            kept.total, kept.size = total, len(rows)
+        trainer.interest = tensors["interest"].copy()
+        trainer.drift.now, trainer.drift.reference = tensors["drift.now"].copy(), tensors["drift.reference"].copy()
+        parts = np.split(tensors["fresh"], tensors["fresh.ends"][:-1]) if len(tensors["fresh.ends"]) else []
+        trainer.fresh = [Scored.of(part.copy()) for part in parts]
         return trainer
     except (KeyError, ValueError, TypeError) as error:
         raise BadState(f"a checkpoint that cannot be taken over: {error!r}") from None

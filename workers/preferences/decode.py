@@ -54,6 +54,7 @@ class Columns:
     cover: list[str | None]
     impression: list[str | None]
     decision: list[str | None]
+    position_propensity: list[float | None]
 
     def __len__(self) -> int:
         return len(self.user)
@@ -72,7 +73,7 @@ class Columns:
         return Columns(self.offset[cut], self.time[cut], self.kind[cut], self.key[cut], *lists)
 
     def _lists(self) -> tuple[list[Any], ...]:
-        return self.user, self.item, self.cover, self.impression, self.decision
+        return self.user, self.item, self.cover, self.impression, self.decision, self.position_propensity
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,7 @@ class _Behavior(msgspec.Struct, gc=False):
     surface: Annotated[str, msgspec.Meta(max_length=64)] | None = None
     position: Annotated[int, msgspec.Meta(ge=0, le=10_000)] | None = None
     decision: Annotated[str, msgspec.Meta(max_length=4096)] | None = None
+    position_propensity: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
     value: float | None = None
 
 
@@ -169,6 +171,7 @@ def _columns(events: list[_Behavior], offset: NDArray[np.int64], time: NDArray[n
         cover=column("cover_id"),
         impression=column("impression_id"),
         decision=column("decision"),
+        position_propensity=column("position_propensity"),
     )
 
 

@@ -48,6 +48,20 @@ class History:
         self._write(person, codes)
         return True
 
+    def forget(self, person: int) -> None:
+        """Every like of a person. What no list reaches any more would still be in a checkpoint, so it is tidied."""
+        if person < len(self._newest):
+            self._newest[person] = -1
+            self._tidy()
+
+    def _tidy(self) -> None:
+        lists = {person: self.of(person) for person in np.flatnonzero(self._newest >= 0).tolist()}
+        self._newest[:] = -1
+        self._used = self._lost = 0
+        for person, codes in lists.items():
+            for code in codes:
+                self._append(person, code)
+
     def _write(self, person: int, codes: list[int]) -> None:
         self._lost += len(codes) + 1
         self._newest[person] = -1
@@ -66,12 +80,7 @@ class History:
 
     def _make_room(self) -> None:
         if 2 * self._lost > self._used:
-            lists = {person: self.of(person) for person in np.flatnonzero(self._newest >= 0).tolist()}
-            self._newest[:] = -1
-            self._used = self._lost = 0
-            for person, codes in lists.items():
-                for code in codes:
-                    self._append(person, code)
+            self._tidy()
         else:
             self._code = np.concatenate([self._code, np.zeros_like(self._code)])
             self._before = np.concatenate([self._before, np.zeros_like(self._before)])

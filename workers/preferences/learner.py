@@ -16,8 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icg.preference import Head
+from workers.preferences.centres import Centres
 from workers.preferences.decode import Columns
-from workers.preferences.pairs import BATCH, Floats, Pairs
+from workers.preferences.erased import Erased
+from workers.preferences.pairs import BATCH, Floats, Pairs, Rows
+from workers.preferences.propensity import Weights
+from workers.preferences.sample import Budget, drawn
 from workers.preferences.tastes import Tastes
 from workers.preferences.window import Answers, Couples, Ints, Window
 
@@ -52,6 +56,9 @@ class Queue:
     chosen: Ints = field(default_factory=lambda: np.empty(0, np.int64))
     rejected: Ints = field(default_factory=lambda: np.empty(0, np.int64))
     weight: Floats = field(default_factory=lambda: np.empty(0, np.float32))
+    chosen_weight: Floats = field(default_factory=lambda: np.empty(0, np.float32))
+    rejected_weight: Floats = field(default_factory=lambda: np.empty(0, np.float32))
+    hash: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
     time: Ints = field(default_factory=lambda: np.empty(0, np.int64))
 
     def columns(self) -> dict[str, NDArray[Any]]:
@@ -77,20 +84,30 @@ class Learner:
     release: int
     window: Window
     tastes: Tastes
+    budget: Budget
     offset: int = 0
     sequence: int = 0  # of the next message of pairs
     cut_offset: int = 0  # where the last scheduled checkpoint was, and
     cut_time: int = 0  # the watermark there
     queue: Queue = field(default_factory=Queue)
     pending: Queue = field(default_factory=Queue)
+    outgoing: Rows = field(init=False)  # pairs for the trainer, until they fill a message
+    centres: Centres = field(init=False)
+    erased: Erased = field(default_factory=Erased)
     other_space: int = 0
     pending_dropped: int = 0
     bad_tokens: int = 0
+    capped: int = 0  # couples beyond a person's hourly share
+    sampled: int = 0  # pairs sent to the trainer
     _known: dict[int, int] = field(default_factory=dict)  # cover -> row of _embeddings, ABSENT or OTHER
     _embeddings: Floats = field(default_factory=lambda: np.empty((0, 0), np.float32))
     _stored: int = 0
 
-    def take(self, batch: Columns, weight: Floats, sources: Sources) -> list[Pairs]:
+    def __post_init__(self) -> None:
+        self.outgoing = Rows.empty(0, self.head.dimension)
+        self.centres = Centres(self.head.dimension)
+
+    def take(self, batch: Columns, weights: Weights, sources: Sources) -> list[Pairs]:
         """Learn from a batch whose first offset is at or after `offset`; the pairs that are now complete.
 
         Raises:
@@ -101,7 +118,14 @@ class Learner:
         if batch.offset[0] < self.offset:
             raise ValueError(f"partition {self.partition}: offset {batch.offset[0]} after {self.offset - 1}")
         self.offset = int(batch.offset[-1]) + 1
-        couples, answers = self.window.add(batch, weight)
+        self.bad_tokens += int(np.count_nonzero(weights.bad))
+        kept = self.erased.keep(batch)
+        if kept is not None:
+            self.window.counts.erased += int(np.count_nonzero(~kept))
+            rows = np.flatnonzero(kept)
+            batch, weights = batch.take(rows), weights.take(rows)
+        couples, answers = self.window.add(batch, weights)
+        self._number(couples, answers)
         for part in answers:
             self._remember(part)
         made: list[Pairs] = []
@@ -113,6 +137,21 @@ class Learner:
     def skip(self, offset: int) -> None:
         """Go on at `offset`: what lies before held nothing to learn (bad events, a gap of the log)."""
         self.offset = max(self.offset, offset)
+
+    def _number(self, couples: Sequence[Couples], answers: Sequence[Answers]) -> None:
+        """Give people their numbers in the stream's order: the trainer knows them by these, so they have to be the same
+        however the stream is cut, and whoever reads it again."""
+        if not (couples or answers):
+            return
+        users = [
+            *(part.user for part in answers),
+            *(part.winner for part in couples),
+            *(part.loser for part in couples),
+        ]
+        places = [*(2 * part.place for part in answers), *(2 * part.place + 1 for part in (*couples, *couples))]
+        ordered = np.concatenate(users)[np.argsort(np.concatenate(places), kind="stable")]
+        listed = self.window.users.listed
+        self.tastes.numbers([listed[user] for user in ordered.tolist()])
 
     def _remember(self, answers: Answers) -> None:
         window, tastes = self.window, self.tastes
@@ -131,8 +170,20 @@ class Learner:
         winner = self.tastes.numbers([listed[user] for user in couples.winner.tolist()])
         loser = self.tastes.numbers([listed[user] for user in couples.loser.tolist()])
         item = couples.item << 32
-        queue = Queue(winner, loser, item | couples.chosen, item | couples.rejected, couples.weight, couples.time)
-        self._sort_in(queue, sources)
+        queue = Queue(
+            winner,
+            loser,
+            item | couples.chosen,
+            item | couples.rejected,
+            couples.weight,
+            couples.chosen_weight,
+            couples.rejected_weight,
+            couples.hash,
+            couples.time,
+        )
+        admitted = self.tastes.admit(np.where(couples.won, winner, loser), couples.time)
+        self.capped += len(queue) - int(np.count_nonzero(admitted))
+        self._sort_in(queue if admitted.all() else queue.take(admitted), sources)
 
     def _sort_in(self, queue: Queue, sources: Sources) -> None:
         """Known covers to the queue, missing ones to pending, those of another space away."""
@@ -180,33 +231,54 @@ class Learner:
     def _steps(self, sources: Sources) -> list[Pairs]:
         """One step for every `BATCH` pairs of the queue."""
         whole = len(self.queue) // BATCH * BATCH
-        starts = range(0, whole, BATCH)
-        made = [self._step(self.queue.take(slice(start, start + BATCH)), sources) for start in starts]
+        for start in range(0, whole, BATCH):
+            self._step(self.queue.take(slice(start, start + BATCH)), sources)
         if whole:
             self.queue = self.queue.take(slice(whole, None))
+        full = len(self.outgoing) // BATCH * BATCH
+        made = [self._message(self.outgoing.take(slice(start, start + BATCH))) for start in range(0, full, BATCH)]
+        if full:
+            self.outgoing = self.outgoing.take(slice(full, None))
         return made
 
-    def _step(self, queue: Queue, sources: Sources) -> Pairs:
-        tastes, space = self.tastes, self.head.space
-        people = np.concatenate([queue.winner, queue.loser])
-        tastes.ask(people, int(queue.time.max()), lambda names: sources.people(names, space, self.head.dimension))
-        chosen, rejected = self._embeddings[self._rows(queue.chosen)], self._embeddings[self._rows(queue.rejected)]
-        held_out = tastes.held_out[queue.winner] | tastes.held_out[queue.loser]
-        pairs = Pairs(
-            sequence=self.sequence,
-            partition=self.partition,
-            space=space,
-            users=tastes.vectors(queue.winner),
-            others=tastes.vectors(queue.loser),
-            chosen=chosen,
-            rejected=rejected,
-            weights=queue.weight,
-            held_out=held_out,
-        )
-        trains = np.where(held_out, np.float32(0), queue.weight)
-        tastes.learn(self.head, queue.winner, queue.loser, chosen, rejected, trains)
+    def _message(self, rows: Rows, forget: tuple[int, ...] = ()) -> Pairs:
         self.sequence += 1
-        return pairs
+        return Pairs(self.sequence - 1, self.partition, self.head.space, rows, forget)
+
+    def _step(self, queue: Queue, sources: Sources) -> None:
+        """Tastes learn from these pairs; a sample of them is laid out for the trainer as they were before that."""
+        tastes, space = self.tastes, self.head.space
+        time = int(queue.time.max())
+        people = np.concatenate([queue.winner, queue.loser])
+        tastes.ask(people, time, lambda names: sources.people(names, space, self.head.dimension))
+        seen = self._embeddings[self._rows(np.concatenate([queue.chosen, queue.rejected]))]
+        self.centres.add(np.concatenate([queue.chosen, queue.rejected]), seen)
+        items = self.centres.of(queue.chosen >> 32)
+        chosen, rejected = seen[: len(queue)] - items, seen[len(queue) :] - items
+        held_out = np.where(tastes.held_out[queue.winner], 1, np.where(tastes.held_out[queue.loser], 2, 0))
+        importance: Floats = queue.weight * (queue.chosen_weight + queue.rejected_weight) * np.float32(0.5)
+        chance = self.budget.chances(importance, time)
+        sent = np.flatnonzero(drawn(queue.hash, chance))
+        if len(sent):
+            self.budget.spend(len(sent))
+            self.sampled += len(sent)
+            winner, loser = queue.winner[sent], queue.loser[sent]
+            self.outgoing += Rows(
+                users=tastes.vectors(winner),
+                others=tastes.vectors(loser),
+                chosen=chosen[sent],
+                rejected=rejected[sent],
+                items=items[sent],
+                weights=(queue.weight[sent] / chance[sent]).astype(np.float32),
+                chosen_weights=queue.chosen_weight[sent],
+                rejected_weights=queue.rejected_weight[sent],
+                winners=winner,
+                losers=loser,
+                held_out=held_out[sent],
+            )
+        trains = np.where(held_out > 0, np.float32(0), queue.weight)
+        sides = queue.chosen_weight, queue.rejected_weight
+        tastes.learn(self.head, (queue.winner, queue.loser), (chosen, rejected), trains, sides)
 
     # -- what comes from outside: the caller writes a checkpoint before it goes on ---------------------------------
 
@@ -218,7 +290,21 @@ class Learner:
             self.tastes.move(head.dimension)
             self._known, self._stored = {}, 0
             self._embeddings = np.empty((0, head.dimension), np.float32)
+            self.outgoing, self.centres = Rows.empty(0, head.dimension), Centres(head.dimension)
         self.head, self.release = head, release
+
+    def erase(self, user: str, until: int) -> list[Pairs]:
+        """Forget a person, and drop their events until the watermark passes `until`; a message that makes the trainer
+        forget them too."""
+        self.erased.add(user, until)
+        self.window.erase(user)
+        number = self.tastes.erase(user)
+        if number is None:
+            return []
+        self.queue = self.queue.take((self.queue.winner != number) & (self.queue.loser != number))
+        self.pending = self.pending.take((self.pending.winner != number) & (self.pending.loser != number))
+        self.outgoing = self.outgoing.take((self.outgoing.winners != number) & (self.outgoing.losers != number))
+        return [self._message(Rows.empty(0, self.head.dimension), (number,))]
 
     def retry(self, sources: Sources) -> int:
         """Ask again for covers that were missing, those of the `ASKED_AGAIN` pairs that waited longest since they were
@@ -251,6 +337,9 @@ class Learner:
         at least a fiftieth and at most a twentieth of `events` since the last one, so that a replay at full speed
         does not write one after the other.
         """
+        kept = self.erased.keep(batch)
+        if kept is not None:
+            batch = batch.take(np.flatnonzero(kept))  # their time counts for nothing
         if not len(batch):
             return None
         since = batch.offset - self.cut_offset
@@ -262,7 +351,7 @@ class Learner:
             return None
         row = int(rows[0])
         self.cut_offset, self.cut_time = int(batch.offset[row]), int(high[row])
-        return row
+        return row if kept is None else int(np.flatnonzero(kept)[row])
 
 
 ABSENT, OTHER = -1, -2

@@ -18,6 +18,7 @@ RELEASE = Gauge("icg_preferences_release", "Release under which tastes are learn
 
 TRAINED = Counter("icg_preferences_trained_pairs", "Pairs that W and b were trained on.")
 RELEASES = Counter("icg_preferences_releases", "Candidates for a release.", ["verdict"])
+DRIFT = Gauge("icg_preferences_drift", "Since a while ago: people (in standard deviations), scores (PSI).", ["what"])
 LOSS = Gauge("icg_preferences_log_loss", "Of the last candidate and of what it was held against.", ["head"])
 
 
@@ -30,6 +31,8 @@ def outcomes(learner: Learner) -> dict[str, int]:
         "other_space": learner.other_space,
         "pending_dropped": learner.pending_dropped,
         "bad_tokens": learner.bad_tokens,
+        "capped": learner.capped,
+        "sampled": learner.sampled,
     }
 
 

@@ -1,13 +1,16 @@
 """Pairs as the trainer gets them: vectors, no names.
 
-    P(the first was preferred) = σ(score(user, chosen) − score(other, rejected)),   score(u, c) = uᵀ W c + bᵀ c
+    P(the first was preferred) = σ(score(user, chosen) − score(other, rejected) + (user − other)ᵀ V item)
 
-`user` saw `chosen`, `other` saw `rejected`; they may be one person. What the item itself adds to both scores cancels.
+`user` saw `chosen`, `other` saw `rejected`; they may be one person. Covers are less the mean of their item's covers,
+which is `item`. The last term is what people think of the item itself, whatever its cover: the trainer keeps V to
+itself, and what the item adds for everybody cancels.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -18,28 +21,73 @@ from icg.preference import Head
 from workers.events import BadEvent
 
 Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
 BATCH = 32
 """Pairs of one step and one message: the streams are cut here, so every product has one shape and one rounding."""
 DIGITS = 4
-"""Significant digits of a vector's largest entry that travel: 60 kB a message of dimension 64 instead of 150."""
+"""Significant digits of a vector's largest entry that travel: 75 kB a message of dimension 64 instead of 190."""
+
+VECTORS = ("users", "others", "chosen", "rejected", "items")
+FLOATS = ("weights", "chosen_weights", "rejected_weights")
+INTS = ("winners", "losers", "held_out")
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """n pairs as columns."""
+
+    users: Floats  # [n, d]
+    others: Floats
+    chosen: Floats  # less `items`
+    rejected: Floats
+    items: Floats
+    weights: Floats  # [n]
+    chosen_weights: Floats  # of each side: inverse choice propensity over a uniform choice's
+    rejected_weights: Floats
+    winners: Ints  # the source partition's numbers of the people
+    losers: Ints
+    held_out: Ints  # 0: trains; 1, 2: judges, for the winner or the loser is held out
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        return {item.name: getattr(self, item.name) for item in fields(self)}
+
+    def take(self, rows: NDArray[np.bool_] | Ints | slice) -> Rows:
+        return Rows(**{name: column[rows] for name, column in self.columns().items()})
+
+    def __add__(self, more: Rows) -> Rows:
+        other = more.columns()
+        return Rows(**{name: np.concatenate([column, other[name]]) for name, column in self.columns().items()})
+
+    @classmethod
+    def empty(cls, n: int, dimension: int) -> Rows:
+        """n rows of zeros."""
+        columns: dict[str, NDArray[Any]] = {name: np.zeros((n, dimension), np.float32) for name in VECTORS}
+        columns |= {name: np.zeros(n, np.float32) for name in FLOATS}
+        columns |= {name: np.zeros(n, np.int64) for name in INTS}
+        return cls(**columns)
+
+    def put(self, places: Ints, rows: Rows) -> None:
+        """Write rows over those at `places`."""
+        theirs = rows.columns()
+        for name, column in self.columns().items():
+            column[places] = theirs[name]
 
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """n pairs of one source partition. `sequence` grows by one a message."""
+    """A message of one source partition. `sequence` grows by one a message."""
 
     sequence: int
     partition: int
     space: str
-    users: Floats  # [n, d]
-    others: Floats
-    chosen: Floats
-    rejected: Floats
-    weights: Floats  # [n]
-    held_out: NDArray[np.bool_]  # [n]
+    rows: Rows
+    forget: tuple[int, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.weights)
+        return len(self.rows)
 
 
 class _Value(msgspec.Struct):
@@ -47,19 +95,35 @@ class _Value(msgspec.Struct):
     source_partition: int
     space: str
     users: list[list[float]]
+    others: list[list[float]]
     chosen: list[list[float]]
     rejected: list[list[float]]
+    items: list[list[float]]
     weights: list[float]
-    others: list[list[float]] | None = None
-    held_out: list[bool] | None = None
+    chosen_weights: list[float]
+    rejected_weights: list[float]
+    winners: list[int]
+    losers: list[int]
+    held_out: list[int]
+    forget: list[int] = []
 
 
 _decoder = msgspec.json.Decoder(_Value)
 
 
+def interest(matrix: Floats, rows: Rows) -> Floats:
+    """The item's own term of each margin, (user − other)ᵀ V item, [n]."""
+    return np.asarray(((rows.users - rows.others) @ matrix * rows.items).sum(1), np.float32)
+
+
 def margins(head: Head, users: Floats, chosen: Floats, others: Floats, rejected: Floats) -> Floats:
-    """score(user, chosen) − score(other, rejected), [n]."""
+    """The covers' term, score(user, chosen) − score(other, rejected), [n]."""
     return head.score(users, chosen) - head.score(others, rejected)
+
+
+def margins_of(head: Head, rows: Rows) -> Floats:
+    """The same of rows."""
+    return margins(head, rows.users, rows.chosen, rows.others, rows.rejected)
 
 
 def lean(margin: Floats) -> Floats:
@@ -69,18 +133,16 @@ def lean(margin: Floats) -> Floats:
 
 def encode(pairs: Pairs, time: str) -> bytes:
     """As `events.PreferencePairs`; the vectors are rounded."""
+    columns = pairs.rows.columns()
     return orjson.dumps(
         {
             "time": time,
             "sequence": pairs.sequence,
             "source_partition": pairs.partition,
             "space": pairs.space,
-            "users": _rounded(pairs.users),
-            "others": _rounded(pairs.others),
-            "chosen": _rounded(pairs.chosen),
-            "rejected": _rounded(pairs.rejected),
-            "weights": pairs.weights,
-            "held_out": pairs.held_out,
+            **{name: _rounded(columns[name]) for name in VECTORS},
+            **{name: columns[name] for name in (*FLOATS, *INTS)},
+            "forget": pairs.forget,
         },
         option=orjson.OPT_SERIALIZE_NUMPY,  # float32 in its shortest spelling, without Python's floats in between
     )
@@ -90,29 +152,37 @@ def decode(value: bytes | None) -> Pairs:
     """Read a message.
 
     Raises:
-        BadEvent: no such event, or vectors of other shapes, or not finite.
+        BadEvent: no such event, or columns of other shapes, or not finite, or neither pairs nor people to forget.
     """
     if value is None:
         raise BadEvent("the message has no value")
     try:
         read = _decoder.decode(value)
         n, dimension = len(read.weights), len(read.users[0]) if read.users else 0
-        arrays = [_matrix(vectors, n, dimension) for vectors in (read.users, read.chosen, read.rejected)]
-        others = arrays[0] if read.others is None else _matrix(read.others, n, dimension)
-        held = np.zeros(n, bool) if read.held_out is None else np.array(read.held_out, bool)
-    except (msgspec.DecodeError, ValueError) as error:
+        columns: dict[str, NDArray[Any]] = {name: _matrix(getattr(read, name), n, dimension) for name in VECTORS}
+        columns |= {name: _column(getattr(read, name), n) for name in FLOATS}
+        ints: dict[str, NDArray[Any]] = {name: np.array(getattr(read, name), np.int64) for name in INTS}
+    except (msgspec.DecodeError, ValueError, OverflowError) as error:
         raise BadEvent(f"no pairs: {error}") from None
-    weights = np.array(read.weights, np.float32)
-    if not n or len(held) != n or not (np.isfinite(weights).all() and (weights >= 0).all()):
-        raise BadEvent("no pairs: weights or held_out do not fit")
-    users, chosen, rejected = arrays
-    return Pairs(read.sequence, read.source_partition, read.space, users, others, chosen, rejected, weights, held)
+    if not (n or read.forget) or any(column.shape != (n,) for column in ints.values()):
+        raise BadEvent("no pairs: columns do not fit")
+    if n and not 0 <= ints["held_out"].min() <= ints["held_out"].max() <= 2:
+        raise BadEvent("no pairs: held_out is 0, 1 or 2")
+    rows = Rows(**columns, **ints)
+    return Pairs(read.sequence, read.source_partition, read.space, rows, tuple(read.forget))
 
 
 def _matrix(vectors: list[list[float]], n: int, dimension: int) -> Floats:
-    array = np.array(vectors, np.float32)
+    array = np.array(vectors, np.float32) if vectors else np.zeros((0, dimension), np.float32)
     if array.shape != (n, dimension) or not np.isfinite(array).all():
         raise ValueError(f"vectors of shape {array.shape}, ({n}, {dimension}) finite ones are wanted")
+    return array
+
+
+def _column(values: list[float], n: int) -> Floats:
+    array = np.array(values, np.float32)
+    if array.shape != (n,) or not (np.isfinite(array).all() and (array >= 0).all()):
+        raise ValueError(f"weights of shape {array.shape}, ({n},) finite ones of at least 0 are wanted")
     return array
 
 

@@ -18,13 +18,15 @@ from icg.preference import Head
 from workers.events import PreferencePairs, UserBehavior
 from workers.exceptions import Fault, MessagingFault
 from workers.messaging import Consumer, Message, Producer
-from workers.preferences import metrics, pairs, propensity
+from workers.preferences import metrics, pairs
 from workers.preferences.checkpoint import Checkpoints, of_learner, to_learner
 from workers.preferences.decode import Bad, Columns, decode
 from workers.preferences.learner import Learner, Sources
 from workers.preferences.outbox import Outbox
+from workers.preferences.propensity import Tokens, Weights
 from workers.preferences.push import Pusher, Row
-from workers.preferences.tastes import Tastes
+from workers.preferences.sample import Budget
+from workers.preferences.tastes import HOUR, Limits, Tastes
 from workers.preferences.window import Window
 from workers.settings import Preferences
 from workers.storage import retrying
@@ -65,7 +67,7 @@ class Partitions:
         Args:
             head_of: the head of a release by its number.
         """
-        self._settings, self._keys = settings, decision_keys
+        self._settings, self._tokens = settings, Tokens(decision_keys)
         self._checkpoints, self._sources = checkpoints, sources
         self._producer, self._pusher = producer, pusher
         self._head_of, self._stop, self._on_retry = head_of, stop, on_retry
@@ -112,16 +114,18 @@ class Partitions:
         number, head = self.release
         limits = self._limits()
         window = Window(limits["horizon"], limits["most"])
-        tastes = Tastes(head.dimension, limits["holdout"], limits["bound"])
-        return Learner(partition, head, number, window, tastes)
+        tastes = Tastes(head.dimension, limits["limits"])
+        return Learner(partition, head, number, window, tastes, Budget(limits["rate"]))
 
     def _limits(self) -> dict[str, Any]:
         settings = self._settings
         return {
             "horizon": int(settings.join_seconds * 1e6),
             "most": settings.window_events,
-            "holdout": settings.holdout,
-            "bound": settings.residual_norm,
+            "limits": Limits(
+                settings.holdout, settings.residual_norm, settings.pairs_per_hour, int(settings.taste_days * 24 * HOUR)
+            ),
+            "rate": settings.pairs_per_second,
         }
 
     # -- events ------------------------------------------------------------------------------------------------------
@@ -137,7 +141,7 @@ class Partitions:
         batch, bad = decode(records)
         for each in bad:
             self._dead_letter(records[each.index], each)
-        weight, bad_tokens = propensity.weights(batch, self._keys)
+        weights = self._tokens.weights(batch)
         bad_offsets = np.array([records[each.index].offset() for each in bad], np.int64)
         start = 0
         microseconds = int(self._settings.checkpoint_seconds * 1e6)
@@ -147,18 +151,16 @@ class Partitions:
             if row is None:
                 break
             until = int(rest.offset[row])
-            self._learn(learner, rest.span(0, row), weight[start : start + row], bad_offsets, until)
-            learner.bad_tokens += int(np.count_nonzero(bad_tokens[start : start + row]))
+            self._learn(learner, rest.span(0, row), weights.span(start, start + row), bad_offsets, until)
             self._write(owned)
             start += row
-        self._learn(learner, rest, weight[start:], bad_offsets, records[-1].offset() + 1)
-        learner.bad_tokens += int(np.count_nonzero(bad_tokens[start:]))
+        self._learn(learner, rest, weights.span(start, len(batch)), bad_offsets, records[-1].offset() + 1)
         metrics.note(learner, len(records), before)
 
-    def _learn(self, learner: Learner, batch: Columns, weight: Any, bad: Any, until: int) -> None:
+    def _learn(self, learner: Learner, batch: Columns, weights: Weights, bad: Any, until: int) -> None:
         """Everything before `until`."""
         learner.window.counts.bad += int(np.count_nonzero((bad >= learner.offset) & (bad < until)))
-        for made in learner.take(batch, weight, self._sources):
+        for made in learner.take(batch, weights, self._sources):
             self._send_pairs(made, learner.window.watermark)
         learner.skip(until)
 

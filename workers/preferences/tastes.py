@@ -1,9 +1,13 @@
-"""Tastes: a residual of bounded norm on each person's imported embedding, learned online.
+"""Tastes: a residual of bounded norm on each person's imported embedding, learned online and forgotten slowly.
 
-    r ← r + η · w · σ(−margin) · W c / |W c|²,   then |r| ≤ bound · |embedding|
+    r ← r · 2^(−Δt / half-life)                                            by event time, before it is used
+    r ← r + η · w · w_c · σ(−margin) · W c / s,   then |r| ≤ bound · |embedding|
 
-for whoever saw the preferred cover, with the opposite sign for whoever saw the other one. The division makes a step
-mean the same for every scale of W and c: without bound, a step moves the pair's margin by about η/2.
+for whoever saw the preferred cover, with the opposite sign for whoever saw the other one; c is the cover less the mean
+of its item's covers, w the pair's weight and w_c the inverse propensity of the cover's choice. So what a person thinks
+of the item moves them nowhere: over the covers that they might have been shown, w_c · c has mean 0. For the same reason
+the scale s is one for the whole batch, the mean of |W c|²: with it a step moves the pair's margin by about η / 2,
+whatever the scale of W and c.
 """
 
 from __future__ import annotations
@@ -23,9 +27,21 @@ from workers.preferences.window import Ints, Names
 RATE = 0.05
 REFRESH = 24 * 3600 * 1_000_000
 """µs of event time after which a person's imported embedding is asked for again."""
+HOUR = 3600 * 1_000_000
+NEVER = -(2**62)
 
 Lookup = Callable[[list[str]], Floats]
 """Vectors [n, d] of people; zeros for whom nothing is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What bounds a person's part in what is learned."""
+
+    holdout: float  # share of people who never train
+    bound: float  # of a residual, as a share of the embedding's norm
+    pairs_per_hour: int = 20  # of event time, from a person's own answers
+    half_life: int = 30 * 24 * HOUR  # of a residual
 
 
 @dataclass(slots=True)
@@ -33,13 +49,15 @@ class Tastes:
     """People who were part of a pair or answered. Rows of all arrays are `names`' numbers."""
 
     dimension: int
-    holdout: float
-    bound: float
+    limits: Limits
     names: Names = field(default_factory=Names)
     base: Floats = field(init=False)
     residual: Floats = field(init=False)
     pairs: Ints = field(init=False)
     asked: Ints = field(init=False)  # event time at which `base` was asked for
+    touched: Ints = field(init=False)  # event time of which the residual is
+    hour: Ints = field(init=False)  # of the person's last answer that made a pair, and
+    answers: NDArray[np.int32] = field(init=False)  # pairs from their answers in it
     held_out: NDArray[np.bool_] = field(init=False)
     history: History = field(default_factory=History)  # of covers, as the window's numbers: item << 32 | cover
     dirty: set[int] = field(default_factory=set)  # not pushed yet
@@ -50,7 +68,10 @@ class Tastes:
         self.base = np.zeros((room, self.dimension), np.float32)
         self.residual = np.zeros((room, self.dimension), np.float32)
         self.pairs = np.zeros(room, np.int64)
-        self.asked = np.full(room, -(2**62), np.int64)
+        self.asked = np.full(room, NEVER, np.int64)
+        self.touched = np.zeros(room, np.int64)
+        self.hour = np.zeros(room, np.int64)
+        self.answers = np.zeros(room, np.int32)
         self.held_out = np.zeros(room, bool)
 
     def numbers(self, names: list[str]) -> Ints:
@@ -60,36 +81,81 @@ class Tastes:
         if len(self.names) > known:
             self._make_room()
             new = slice(known, len(self.names))
-            self.held_out[new] = is_held_out(self.names.listed[known:], self.holdout)
+            self.held_out[new] = is_held_out(self.names.listed[known:], self.limits.holdout)
         return numbers
+
+    def restore(self, listed: list[str]) -> None:
+        """People by number, from a checkpoint; "" stood for one who was forgotten."""
+        self.names = Names(listed)
+        self._make_room()
+        self.held_out[: len(listed)] = is_held_out(listed, self.limits.holdout)
 
     def _make_room(self) -> None:
         while len(self.names) > len(self.pairs):
-            self.base = np.concatenate([self.base, np.zeros_like(self.base)])
-            self.residual = np.concatenate([self.residual, np.zeros_like(self.residual)])
-            self.pairs = np.concatenate([self.pairs, np.zeros_like(self.pairs)])
-            self.asked = np.concatenate([self.asked, np.full_like(self.asked, -(2**62))])
-            self.held_out = np.concatenate([self.held_out, np.zeros_like(self.held_out)])
+            self.asked = np.concatenate([self.asked, np.full_like(self.asked, NEVER)])
+            for name in ("base", "residual", "pairs", "touched", "hour", "answers", "held_out"):
+                column = getattr(self, name)
+                setattr(self, name, np.concatenate([column, np.zeros_like(column)]))
+
+    def admit(self, answered: Ints, time: Ints) -> NDArray[np.bool_]:
+        """Which pairs, by who answered and when, are among the first of that person in that hour."""
+        if not len(answered):
+            return np.zeros(0, bool)
+        hour = time // HOUR
+        order = np.lexsort((hour, answered))  # stable
+        people, hours = answered[order], hour[order]
+        first = np.concatenate([[True], (people[1:] != people[:-1]) | (hours[1:] != hours[:-1])])
+        starts = np.flatnonzero(first)
+        group = np.cumsum(first) - 1
+        before = np.where(self.hour[people[starts]] == hours[starts], self.answers[people[starts]], 0)
+        rank = np.arange(len(order)) - starts[group] + before[group]
+        ends = np.append(starts[1:], len(order)) - 1
+        self.hour[people[ends]], self.answers[people[ends]] = hours[ends], rank[ends] + 1
+        admitted = np.empty(len(order), bool)
+        admitted[order] = rank < self.limits.pairs_per_hour
+        return admitted
 
     def ask(self, numbers: Ints, time: int, lookup: Lookup) -> None:
-        """See that these people have a vector, no older than `REFRESH` of event time."""
-        wanted = np.unique(numbers)
-        wanted = wanted[self.asked[wanted] < time - REFRESH]
+        """See that these people have a vector no older than `REFRESH`, and a residual that has decayed until `time`."""
+        people = np.unique(numbers)
+        wanted = people[self.asked[people] < time - REFRESH]
         if len(wanted):
             self.base[wanted] = lookup([self.names.listed[number] for number in wanted.tolist()])
             self.asked[wanted] = time
             self._bound(wanted)
+        # In steps of a thousandth: a float32 would not notice what a second forgets.
+        due = people[(time - self.touched[people]) * 1000 >= self.limits.half_life]
+        age = (time - self.touched[due]) / self.limits.half_life
+        self.residual[due] *= np.exp2(-age).astype(np.float32)[:, None]
+        self.touched[due] = time
 
     def vectors(self, numbers: Ints) -> Floats:
         """Imported embedding plus residual, [n, d]."""
         return self.base[numbers] + self.residual[numbers]
 
-    def learn(self, head: Head, winner: Ints, loser: Ints, chosen: Floats, rejected: Floats, weight: Floats) -> None:
-        """One step on pairs [n]. Weight 0 moves nobody."""
-        margin = margins(head, self.vectors(winner), chosen, self.vectors(loser), rejected)
-        pull = (np.float32(RATE) * np.minimum(weight, 4) * lean(margin))[:, None]
-        np.add.at(self.residual, winner, pull * _direction(head, chosen))
-        np.subtract.at(self.residual, loser, pull * _direction(head, rejected))
+    def learn(
+        self,
+        head: Head,
+        people: tuple[Ints, Ints],
+        covers: tuple[Floats, Floats],
+        weight: Floats,
+        sides: tuple[Floats, Floats],
+    ) -> None:
+        """One step on pairs [n]. Weight 0 moves nobody.
+
+        Args:
+            people: winners and losers.
+            covers: what each of them saw, less the mean of the item's covers.
+            sides: weight of each one's choice.
+        """
+        (winner, loser), (chosen, rejected) = people, covers
+        users, others = self.vectors(winner), self.vectors(loser)
+        pull = np.float32(RATE) * weight * lean(margins(head, users, chosen, others, rejected))
+        towards, away = chosen @ head.weight.T, rejected @ head.weight.T
+        scale = np.float32(((towards**2).sum() + (away**2).sum()) / (2 * len(winner)))
+        if scale > 0:
+            np.add.at(self.residual, winner, (pull * sides[0] / scale)[:, None] * towards)
+            np.subtract.at(self.residual, loser, (pull * sides[1] / scale)[:, None] * away)
         moved = weight > 0
         np.add.at(self.pairs, winner[moved], 1)
         np.add.at(self.pairs, loser[moved], 1)
@@ -100,7 +166,8 @@ class Tastes:
     def _bound(self, numbers: Ints) -> None:
         size = np.linalg.norm(self.residual[numbers], axis=1)
         unit = np.linalg.norm(self.base[numbers], axis=1)
-        most = self.bound * np.where(unit > 0, unit, 1)  # nobody's vector is zero: the bound is taken as of a unit one
+        # Nobody's vector is zero: the bound is taken as of a unit one.
+        most = self.limits.bound * np.where(unit > 0, unit, 1)
         # A float's width under the bound, so that rounding never ends above it.
         shrink = np.minimum(1, most / np.maximum(size, 1e-12) * (1 - 1e-6))
         self.residual[numbers] *= np.where(size > most, shrink, 1)[:, None].astype(np.float32)
@@ -113,22 +180,28 @@ class Tastes:
             return
         self.dirty_history.add(number)
 
+    def erase(self, name: str) -> int | None:
+        """Forget a person; the number that was theirs."""
+        number = self.names.forget(name)
+        if number is not None:
+            self.base[number], self.residual[number], self.pairs[number] = 0, 0, 0
+            self.asked[number], self.touched[number], self.hour[number], self.answers[number] = NEVER, 0, 0, 0
+            self.held_out[number] = False
+            self.history.forget(number)
+            self.dirty.discard(number)
+            self.dirty_history.discard(number)
+        return number
+
     def move(self, dimension: int) -> None:
         """The space has changed: what was learned means nothing in the new one. Histories stay."""
         self.dimension = dimension
         self.base = np.zeros((len(self.pairs), dimension), np.float32)
         self.residual = np.zeros_like(self.base)
         self.pairs[:] = 0
-        self.asked[:] = -(2**62)
+        self.asked[:] = NEVER
 
 
 def is_held_out(names: list[str], share: float) -> NDArray[np.bool_]:
     """By hash of the person's id: the same people for every learner, for ever."""
     held: NDArray[np.bool_] = keys_of(names)[:, 1] % 10_000 < round(share * 10_000)
     return held
-
-
-def _direction(head: Head, covers: Floats) -> Floats:
-    """W c / |W c|², [n, d]."""
-    pulled = covers @ head.weight.T
-    return np.asarray(pulled / np.maximum((pulled**2).sum(1, keepdims=True), 1e-12), np.float32)

@@ -2,20 +2,24 @@
 
 Its state follows from partition 0 of that topic alone. A learner that was killed sends the same messages again; a
 trainer that was killed reads them again: a sequence that was seen is dropped, so no pair counts twice.
+
+The pair's model is in `pairs`. Beside W and b the trainer fits V, what people think of an item whatever its cover, so
+that W has not to explain it; V is released to nobody. Each side of a pair moves W with the weight of its own choice
+propensity: where W is 0 and V wrong, the step still has mean 0, because weighted covers less their mean are independent
+of who looked (the argument of action-centred bandits: Greenewald et al. 2017).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from icg.preference import Head
-from workers.preferences.pairs import Floats, Pairs, lean, margins
-
-Reals = NDArray[np.floating[Any]]
+from workers.preferences.drift import Drift
+from workers.preferences.judging import Margins, Scored, Verdict, judge
+from workers.preferences.pairs import BATCH, Floats, Pairs, Rows, interest, lean, margins_of
+from workers.preferences.store import HELD_OUT, REPLAYED, Kept
 
 RATE = 0.5
 """Of a step, over the energy of what W multiplies: a logistic loss has a curvature of at most 1/4, so 4 is stable."""
@@ -25,83 +29,12 @@ DECAY = 1e-3
 """Pull back to the first head a step, so that chance does not add up: random clicks leave the head near its start."""
 SMOOTH = 0.98
 """Of the average that serves; it begins as a plain mean, so that early releases are not mostly the start."""
-HELD_OUT = 4096
-"""Held-out pairs kept, the newest."""
-ENOUGH = 50
-"""Held-out pairs under which the pairs that were scored before they trained judge instead."""
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """Whether a candidate may be released, and on what grounds. Losses are log losses a pair in nats."""
-
-    accepted: bool
-    pairs: int  # that the candidate has trained on, all in all
-    judged: int  # pairs that judged
-    by: str  # "held-out people" or "pairs not yet trained on"
-    loss_before: float
-    loss_after: float
-    worst: float  # upper end of the one-sided 95 % interval of after − before
-    margin: float
-    auc_before: float  # share of judged pairs that the head orders as the person did
-    auc_after: float
-
-    def metrics(self) -> dict[str, float]:
-        return {
-            "pairs": self.pairs,
-            "judged_pairs": self.judged,
-            "log_loss_before": self.loss_before,
-            "log_loss_after": self.loss_after,
-            "log_loss_difference_upper": self.worst,
-            "margin": self.margin,
-            "auc_before": self.auc_before,
-            "auc_after": self.auc_after,
-        }
-
-    def __str__(self) -> str:
-        return (
-            f"log loss {self.loss_before:.4f} -> {self.loss_after:.4f} (difference at most {self.worst:+.4f}, margin "
-            f"{self.margin:g}), AUC {self.auc_before:.3f} -> {self.auc_after:.3f} on {self.judged} {self.by}"
-        )
-
-
-@dataclass(slots=True)
-class Held:
-    """A ring of held-out pairs."""
-
-    dimension: int
-    total: int = 0
-    users: Floats = field(init=False)
-    others: Floats = field(init=False)
-    chosen: Floats = field(init=False)
-    rejected: Floats = field(init=False)
-    weights: Floats = field(init=False)
-
-    def __post_init__(self) -> None:
-        shape = (HELD_OUT, self.dimension)
-        self.users, self.others = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-        self.chosen, self.rejected = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-        self.weights = np.zeros(HELD_OUT, np.float32)
-
-    def __len__(self) -> int:
-        return min(self.total, HELD_OUT)
-
-    def add(self, pairs: Pairs) -> None:
-        rows = np.flatnonzero(pairs.held_out)
-        at = (self.total + np.arange(len(rows))) % HELD_OUT
-        for mine, theirs in (
-            (self.users, pairs.users),
-            (self.others, pairs.others),
-            (self.chosen, pairs.chosen),
-            (self.rejected, pairs.rejected),
-            (self.weights, pairs.weights),
-        ):
-            mine[at] = theirs[rows]
-        self.total += len(rows)
-
-    def margins(self, head: Head) -> Floats:
-        n = len(self)
-        return margins(head, self.users[:n], self.chosen[:n], self.others[:n], self.rejected[:n])
+ENOUGH, ENOUGH_PEOPLE = 100, 20
+"""Held-out pairs, and people, under which the pairs that were scored before they trained judge instead."""
+LOUDEST = 20.0
+"""A pair's weight over the usual one is clipped here: a step must stay stable."""
+MOST_JUDGED = 10.0
+"""The product of a judged pair's two choice weights is clipped here."""
 
 
 @dataclass(slots=True)
@@ -117,14 +50,19 @@ class Trainer:
     since: int = 0  # trained on since the last verdict
     repeated: int = 0  # messages seen before
     other_space: int = 0  # messages
+    usual: float = 0.0  # weight of a pair, a moving mean
     seen: dict[int, int] = field(default_factory=dict)  # source partition -> last sequence
-    held: Held = field(init=False)
-    fresh: list[tuple[float, float, float, float, float]] = field(default_factory=list)
-    """Of each step since the last verdict, scored before it: weight, loss of the released head and of the average, and
-    the same two as shares of pairs put in order."""
+    interest: Floats = field(init=False)  # V
+    held: Kept = field(init=False)
+    replay: Kept = field(init=False)
+    drift: Drift = field(init=False)
+    fresh: list[Scored] = field(default_factory=list)
+    """Pairs since the last verdict, each scored before it trained."""
 
     def __post_init__(self) -> None:
-        self.held = Held(self.head.dimension)
+        d = self.head.dimension
+        self.interest = np.zeros((d, d), np.float32)
+        self.held, self.replay, self.drift = Kept(d, HELD_OUT), Kept(d, REPLAYED), Drift(d)
 
     @classmethod
     def of(cls, head: Head) -> Trainer:
@@ -137,92 +75,87 @@ class Trainer:
             self.repeated += 1
             return False
         self.seen[pairs.partition] = pairs.sequence
-        if pairs.space != self.head.space or pairs.users.shape[1] != self.head.dimension:
+        if pairs.forget:
+            self.held.forget(pairs.partition, pairs.forget)
+            self.replay.forget(pairs.partition, pairs.forget)
+        rows = pairs.rows
+        if not len(rows):
+            return True
+        if pairs.space != self.head.space or rows.users.shape[1] != self.head.dimension:
             self.other_space += 1
             return False
-        self.held.add(pairs)
-        weight = np.where(pairs.held_out, np.float32(0), pairs.weights)
-        if weight.sum() > 0:
-            self._score(pairs, weight, released)
-            self._step(pairs, weight)
-            trained = int(np.count_nonzero(weight))
-            self.pairs += trained
-            self.since += trained
+        judges = np.flatnonzero(rows.held_out > 0)
+        if len(judges):
+            self.held.add(rows.take(judges), pairs.partition)
+        rows = rows.take(np.flatnonzero((rows.held_out == 0) & (rows.weights > 0)))
+        if len(rows):
+            people = (pairs.partition << 32) | rows.winners
+            scored = self._scored(rows, people, released)
+            self.fresh.append(scored)
+            self.drift.add(rows.users, scored.covers_before.astype(np.float32))
+            self._train(rows, pairs.partition)
+            self.pairs += len(rows)
+            self.since += len(rows)
         return True
 
-    def _score(self, pairs: Pairs, weight: Floats, released: Head) -> None:
-        total = float(weight.sum())
-        share = weight / total
-        before, after = (
-            margins(head, pairs.users, pairs.chosen, pairs.others, pairs.rejected) for head in (released, self.average)
-        )
-        loss = [float(share @ np.logaddexp(0, -margin)) for margin in (before, after)]
-        order = [float(share @ _ordered(margin)) for margin in (before, after)]
-        self.fresh.append((total, loss[0], loss[1], order[0], order[1]))
+    def _scored(self, rows: Rows, people: np.ndarray[tuple[int], np.dtype[np.int64]], released: Head) -> Scored:
+        before, after, item = margins_of(released, rows), margins_of(self.average, rows), interest(self.interest, rows)
+        weight = rows.weights * np.minimum(rows.chosen_weights * rows.rejected_weights, np.float32(MOST_JUDGED))
+        return Scored(before + item, after + item, before, after, weight, people)
 
-    def _step(self, pairs: Pairs, weight: Floats) -> None:
-        head = self.head
-        margin = margins(head, pairs.users, pairs.chosen, pairs.others, pairs.rejected)
-        share = weight / weight.sum()
-        pull = (share * lean(margin))[:, None]
+    def _train(self, rows: Rows, partition: int) -> None:
+        """One step on new pairs and as many old ones."""
+        random = np.random.default_rng([self.steps, 5])  # nothing to write down: the step's number is the state
+        batch = rows
+        if len(self.replay) >= 4 * BATCH:
+            batch = rows + self.replay.rows.take(random.integers(len(self.replay), size=len(rows)))
+        self.replay.sample(rows, partition, random)
+        self._step(batch)
+
+    def _step(self, rows: Rows) -> None:
+        head, n = self.head, len(rows)
+        weight = float((rows.weights * (rows.chosen_weights + rows.rejected_weights)).mean() / 2)
+        # A scale from before this batch: to divide by the batch's own would let pairs of small weight speak up where
+        # they are among themselves.
+        self.usual = self.usual or weight
+        scale = max(self.usual, 1e-6)
+        self.usual += 0.05 * (weight - self.usual)
+        loudest = np.float32(LOUDEST * scale)
+        pull = lean(margins_of(head, rows) + interest(self.interest, rows)) / np.float32(n * scale)
+        towards = (pull * np.minimum(rows.weights * rows.chosen_weights, loudest))[:, None]
+        away = (pull * np.minimum(rows.weights * rows.rejected_weights, loudest))[:, None]
         # |∂margin/∂W|² <= 2 (|u|²|c|² + |o|²|r|²): what a step means does not depend on the scale of the vectors.
-        size = [(vectors**2).sum(1) for vectors in (pairs.users, pairs.chosen, pairs.others, pairs.rejected)]
-        energy = float(share @ (size[0] * size[1] + size[2] * size[3])) + 1e-12
-        up = (pull * pairs.users).T @ pairs.chosen - (pull * pairs.others).T @ pairs.rejected
+        size = [(each**2).sum(1) for each in (rows.users, rows.chosen, rows.others, rows.rejected)]
+        energy = float((size[0] * size[1] + size[2] * size[3]).mean()) + 1e-12
+        spread = float((size[1] + size[3]).mean()) + 1e-12
         rate = RATE * max(FLOOR, (1 + self.steps / SETTLE) ** -0.5)
+        up = (towards * rows.users).T @ rows.chosen - (away * rows.others).T @ rows.rejected
         head.weight += np.float32(rate / energy) * up + np.float32(DECAY) * (self.start.weight - head.weight)
-        spread = float(share @ ((pairs.chosen - pairs.rejected) ** 2).sum(1)) + 1e-12
-        head.bias += np.float32(rate / max(spread, energy)) * (pull * (pairs.chosen - pairs.rejected)).sum(0)
+        bias = (towards * rows.chosen - away * rows.rejected).sum(0)
+        head.bias += np.float32(rate / max(spread, energy)) * bias
         head.bias += np.float32(DECAY) * (self.start.bias - head.bias)
+        self._step_interest(rows, pull * np.minimum(rows.weights, loudest), rate)
         self.steps += 1
         keep = np.float32(min(SMOOTH, self.steps / (self.steps + 1)))
         self.average.weight = keep * self.average.weight + (1 - keep) * head.weight
         self.average.bias = keep * self.average.bias + (1 - keep) * head.bias
 
-    def judge(self, released: Head, margin: float) -> Verdict:
-        """Is the average not worse than what is released, by more than `margin` nats a pair? Starts a new count."""
-        grounds = self._by_people if len(self.held) >= ENOUGH else self._by_order
-        verdict = grounds(released, margin)
+    def _step_interest(self, rows: Rows, pull: Floats, rate: float) -> None:
+        apart = rows.users - rows.others
+        energy = float(((apart**2).sum(1) * (rows.items**2).sum(1)).mean()) + 1e-12
+        up = (pull[:, None] * apart).T @ rows.items
+        self.interest += np.float32(rate / energy) * up - np.float32(DECAY) * self.interest
+
+    def judge(self, released: Head, margins: Margins) -> Verdict:
+        """Is the average not inferior to what is released, by more than the margins? Starts a new count."""
+        judges = self.held.judges()
+        if len(judges) >= ENOUGH and len(np.unique(judges)) >= ENOUGH_PEOPLE:
+            scored, by = self._scored(self.held.held(), judges, released), "pairs of held-out people"
+        else:
+            scored = Scored.of(np.concatenate([each.columns() for each in self.fresh]))
+            by = "pairs not yet trained on"
+        finite = bool(np.isfinite(self.average.weight).all() and np.isfinite(self.average.bias).all())
+        verdict = judge(scored, by, margins, pairs=self.pairs, finite=finite)
         self.since = 0
         self.fresh.clear()
         return verdict
-
-    def _by_people(self, released: Head, margin: float) -> Verdict:
-        before, after = self.held.margins(released), self.held.margins(self.average)
-        weight = self.held.weights[: len(self.held)]
-        loss_before, loss_after = np.logaddexp(0, -before), np.logaddexp(0, -after)
-        auc = [float(np.average(_ordered(values), weights=weight)) for values in (before, after)]
-        return self._verdict(loss_before, loss_after, weight, auc, len(self.held), "pairs of held-out people", margin)
-
-    def _by_order(self, released: Head, margin: float) -> Verdict:
-        fresh = np.array(self.fresh, np.float64).reshape(-1, 5)
-        auc = [float(np.average(fresh[:, column], weights=fresh[:, 0])) for column in (3, 4)]
-        return self._verdict(fresh[:, 1], fresh[:, 2], fresh[:, 0], auc, self.since, "pairs not yet trained on", margin)
-
-    def _verdict(
-        self, before: Reals, after: Reals, weight: Reals, auc: list[float], judged: int, by: str, margin: float
-    ) -> Verdict:
-        share = weight / weight.sum()
-        worse = (after - before).astype(np.float64)
-        mean = float(share @ worse)
-        # Of a weighted mean; where the units are messages their pairs count as one.
-        error = float(np.sqrt((share**2) @ (worse - mean) ** 2))
-        worst = mean + 1.645 * error
-        finite = np.isfinite(self.average.weight).all() and np.isfinite(self.average.bias).all()
-        return Verdict(
-            accepted=bool(finite and worst <= margin),
-            pairs=self.pairs,
-            judged=judged,
-            by=by,
-            loss_before=float(share @ before),
-            loss_after=float(share @ after),
-            worst=worst,
-            margin=margin,
-            auc_before=auc[0],
-            auc_after=auc[1],
-        )
-
-
-def _ordered(margin: Floats) -> Floats:
-    """1 where the head puts the pair in the person's order, a half where it cannot tell."""
-    return np.where(margin > 0, np.float32(1), np.where(margin == 0, np.float32(0.5), np.float32(0)))

@@ -15,9 +15,10 @@ from workers.exceptions import BadPart, Fault
 from workers.messaging import Consumer, Message, Producer
 from workers.preferences import metrics, pairs
 from workers.preferences.checkpoint import TRAINER, Checkpoints, of_trainer, to_trainer
+from workers.preferences.judging import Margins, Verdict
 from workers.preferences.outbox import Outbox
 from workers.preferences.partitions import commit
-from workers.preferences.trainer import Trainer, Verdict
+from workers.preferences.trainer import Trainer
 from workers.releases import Releases
 from workers.settings import Settings
 from workers.storage import retrying
@@ -119,8 +120,10 @@ class Training(threading.Thread):
             fresh.offset, fresh.seen = trainer.offset, trainer.seen
             self._trainer = trainer = fresh
         before = trainer.pairs
+        forgotten = False
         try:
-            trainer.take(pairs.decode(record.value()), head)
+            message_pairs = pairs.decode(record.value())
+            forgotten = trainer.take(message_pairs, head) and bool(message_pairs.forget)
         except BadEvent as error:
             message, reason = Message.of(record), str(error)
             self._outbox.send(lambda: self._producer.dead_letter(message, reason))
@@ -129,13 +132,19 @@ class Training(threading.Thread):
         judged = trainer.since >= self._settings.preferences.release_pairs
         if judged:
             self._judge(trainer, number, head)
-        if judged or trainer.offset % CHECKPOINT_MESSAGES == 0:
+        if judged or forgotten or trainer.offset % CHECKPOINT_MESSAGES == 0:
             self._write()
+        if forgotten:  # nor may a former checkpoint remember them
+            self._retrying(lambda: self._checkpoints.keep(TRAINER, 1), "forget checkpoints")
 
     def _judge(self, trainer: Trainer, number: int, head: Head) -> None:
-        verdict = trainer.judge(head, self._settings.preferences.release_margin)
-        metrics.LOSS.labels("released").set(verdict.loss_before)
-        metrics.LOSS.labels("candidate").set(verdict.loss_after)
+        settings = self._settings.preferences
+        margins = Margins(settings.release_margin, settings.order_margin, settings.calibration_margin)
+        verdict = trainer.judge(head, margins)
+        metrics.LOSS.labels("released").set(verdict.loss.before)
+        metrics.LOSS.labels("candidate").set(verdict.loss.after)
+        for what, drift in zip(("population", "score"), trainer.drift.turn(), strict=True):
+            metrics.DRIFT.labels(what).set(drift)
         if not verdict.accepted:
             metrics.RELEASES.labels("refused").inc()
             log.warning("candidate after %d pairs refused against release %d: %s", trainer.pairs, number, verdict)

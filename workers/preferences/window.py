@@ -10,14 +10,20 @@ between two of them it stands still; rows are freed in their own time, which nob
 late, so that no duplicate slips through, unless more than `most` events lie in it: then those are forgotten first.
 
 **Couples.** The impressions of one item form a chain in stream order. An answered impression x is paired with its
-neighbours y up to LAGS places away, before and after, where y showed another cover: x won for a click or like, y for a
-dislike. y may be another person's. Two rules keep this sound, and both are easy to lose:
+neighbours y up to LAGS places away, before and after: x won for a click or like, y for a dislike. y may be another
+person's. Three rules keep this sound, and all are easy to lose:
 
 * *Fixed lags, not "the nearest with another cover"*: then the pair (x, y) arises from a click on x exactly where (y, x)
   arises from a click on y, so random clicks give no cover an edge, however often the policy shows it.
 * *Whether y was answered too does not matter*: if it was, its own answer makes the opposite pair and the two cancel. To
   look would favour whichever had more time to be clicked. So P(x beats y) = rate_x / (rate_x + rate_y), the
-  conditional likelihood of two Poisson rates, in which all that the item itself adds has gone.
+  conditional likelihood of two Poisson rates, in which the item's appeal to everybody has gone.
+* *Whether y showed the same cover does not matter*: among those that showed another one than x did, covers depend on
+  what x showed, so no weight could make them independent of who looked. Only one person with one cover is left out.
+
+Two people of one item differ in what they think of the *item*, and the policy showed them covers accordingly. So each
+side carries the weight of its own choice propensity (1 on both sides for one person's pair), and a pair of two people
+without a logged choice on both sides is dropped.
 """
 
 from __future__ import annotations
@@ -31,6 +37,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.preferences.decode import CLICK, DISLIKE, DWELL, IMPRESSION, LIKE, Columns, keys_of
+from workers.preferences.propensity import Weights
 from workers.preferences.table import Table
 
 LAGS = 1
@@ -42,8 +49,6 @@ STRIDES = 60
 """The window's lower end moves when the watermark enters another sixtieth of the horizon, 10 s by default,"""
 OFFSET_STRIDE = 16_384
 """or the offset another stride."""
-MOST_WEIGHT = 10.0
-"""A couple's inverse propensity is clipped here: bounded variance for a little bias."""
 
 Ints = NDArray[np.int64]
 
@@ -62,6 +67,8 @@ class Counts:
     unjoined: int = 0  # a click that names no impression, or one that never came, or a second one on the same
     mismatched: int = 0  # an answer by another user or to another cover than the impression it names
     couples: int = 0
+    unlogged: int = 0  # couples of two people without a logged choice on both sides
+    erased: int = 0  # events of people who were erased
 
     def as_dict(self) -> dict[str, int]:
         return {item.name: getattr(self, item.name) for item in fields(self)}
@@ -76,8 +83,13 @@ class Couples:
     item: Ints
     chosen: Ints  # cover, as the window's index
     rejected: Ints
-    weight: NDArray[np.float32]
+    weight: NDArray[np.float32]  # of the answer: its kind, over the propensity of its position
+    chosen_weight: NDArray[np.float32]  # of each side: inverse propensity of the cover's choice, over a uniform one's
+    rejected_weight: NDArray[np.float32]
+    won: NDArray[np.bool_]  # the winner answered; else the loser did, by a dislike
+    hash: NDArray[np.uint64]  # of the answered impression's event id
     time: Ints
+    place: Ints  # number of the row at which the couple was complete
 
     def __len__(self) -> int:
         return len(self.winner)
@@ -91,6 +103,7 @@ class Answers:
     item: Ints
     cover: Ints
     kind: Ints
+    place: Ints  # number of the later row of both
 
     def __len__(self) -> int:
         return len(self.user)
@@ -101,11 +114,21 @@ class Names(dict[str, int]):
 
     def __init__(self, names: Iterable[str] = ()) -> None:
         self.listed = list(names)
-        super().__init__((name, number) for number, name in enumerate(self.listed))
+        super().__init__((name, number) for number, name in enumerate(self.listed) if name)  # "": forgotten
 
     def __missing__(self, name: str) -> int:
-        self[name] = number = len(self)
+        self[name] = number = len(self.listed)
         self.listed.append(name)
+        return number
+
+    def __len__(self) -> int:
+        return len(self.listed)
+
+    def forget(self, name: str) -> int | None:
+        """Its number, which is not given again; None for a name that has none."""
+        number = self.pop(name, None)
+        if number is not None:
+            self.listed[number] = ""
         return number
 
     def of(self, names: list[Any]) -> Ints:
@@ -126,7 +149,8 @@ _COLUMNS: dict[str, tuple[type, int]] = {
     "cover": (np.int32, 0),
     "kind": (np.int8, 0),
     "answered": (np.uint8, 0),  # bit by kind; NAMED: `named` leads here
-    "weight": (np.float32, 0),
+    "choice": (np.float32, 0),
+    "position": (np.float32, 0),
     "before": (np.int64, 0),  # the impression of the same item before this one, -1: none
     "after": (np.int64, 0),
 }
@@ -161,11 +185,8 @@ class Window:
 
     # -- a batch ---------------------------------------------------------------------------------------------------
 
-    def add(self, batch: Columns, weight: NDArray[np.float32] | None = None) -> tuple[list[Couples], list[Answers]]:
+    def add(self, batch: Columns, weights: Weights) -> tuple[list[Couples], list[Answers]]:
         """Take a batch in.
-
-        Args:
-            weight: [n] inverse propensity of the cover that was shown, relative to a uniform choice; 1 where unknown.
 
         Returns:
             Couples and answers in stream order, in parts whose sizes mean nothing. Their numbers hold until the next
@@ -174,11 +195,9 @@ class Window:
         self._free()  # here alone: it numbers users anew, and what is returned names them by number
         couples: list[Couples] = []
         answers: list[Answers] = []
-        if weight is None:
-            weight = np.ones(len(batch), np.float32)
         high = np.maximum.accumulate(np.maximum(batch.time, self.watermark))
         for start, end in self._epochs(batch.offset, high):
-            part = self._add(batch.span(start, end), weight[start:end], high[start:end])
+            part = self._add(batch.span(start, end), weights.span(start, end), high[start:end])
             couples += [part[0]] if len(part[0]) else []
             answers += [part[1]] if len(part[1]) else []
         return couples, answers
@@ -192,7 +211,7 @@ class Window:
         cuts = [0, *(np.flatnonzero(steps) + 1).tolist(), len(offset)]
         return list(pairwise(cuts))
 
-    def _add(self, batch: Columns, weight: NDArray[np.float32], high: Ints) -> tuple[Couples, Answers]:
+    def _add(self, batch: Columns, weights: Weights, high: Ints) -> tuple[Couples, Answers]:
         stride = max(1, self.horizon // STRIDES)
         self.watermark = int(high[-1])
         self.mark = self.watermark // stride * stride - self.horizon
@@ -211,7 +230,7 @@ class Window:
         repeats[known >= 0] |= self.alive(known[known >= 0])
         self.counts.duplicates += int(np.count_nonzero(repeats))
         rows, key, slots = rows[~repeats], key[~repeats], slots[~repeats]
-        self._append(batch, rows, key, slots, weight[rows])
+        self._append(batch, rows, key, slots, weights)
         joined = self._join()
         couples = self._couple(joined)
         return couples, self._answers(joined)
@@ -222,7 +241,7 @@ class Window:
         rows: Ints,
         key: NDArray[np.uint64],
         slots: NDArray[np.intp],
-        weight: NDArray[np.float32],
+        weights: Weights,
     ) -> None:
         n = len(rows)
         if not n:
@@ -257,7 +276,8 @@ class Window:
         columns["cover"][span] = cover
         columns["kind"][span] = kind
         columns["answered"][span] = 0
-        columns["weight"][span] = weight
+        columns["choice"][span] = weights.choice[rows]
+        columns["position"][span] = weights.position[rows]
         columns["before"][span] = -1
         columns["after"][span] = -1
         self.end += n
@@ -340,7 +360,7 @@ class Window:
         if not len(row):
             return _NO_ANSWERS
         user, item, cover = (self._column(name, row).astype(np.int64) for name in ("user", "item", "cover"))
-        return Answers(user, item, cover, joined["kind"])
+        return Answers(user, item, cover, joined["kind"], joined["at"])
 
     # -- couples ---------------------------------------------------------------------------------------------------
 
@@ -369,22 +389,29 @@ class Window:
         if not len(place):
             return _NO_COUPLES
         good = self.alive(row) & self.alive(other)
-        good &= self._column("cover", row) != self._column("cover", other)
-        order = np.flatnonzero(good)
+        one = self._column("user", row) == self._column("user", other)
+        good &= ~one | (self._column("cover", row) != self._column("cover", other))
+        logged = one | ((self._column("choice", row) > 0) & (self._column("choice", other) > 0))
+        self.counts.unlogged += int(np.count_nonzero(good & ~logged))
+        order = np.flatnonzero(good & logged)
         order = order[np.lexsort((lags[order], kind[order], row[order], place[order]))]
-        row, kind, other = row[order], kind[order], other[order]
+        row, kind, other, one, place = row[order], kind[order], other[order], one[order], place[order]
         self.counts.couples += len(order)
         lost = kind == DISLIKE
         winner, loser = np.where(lost, other, row), np.where(lost, row, other)
-        both = self._column("weight", row) * self._column("weight", other)
         return Couples(
             winner=self._column("user", winner).astype(np.int64),
             loser=self._column("user", loser).astype(np.int64),
             item=self._column("item", row).astype(np.int64),
             chosen=self._column("cover", winner).astype(np.int64),
             rejected=self._column("cover", loser).astype(np.int64),
-            weight=KIND_WEIGHT[kind] * np.minimum(both, np.float32(MOST_WEIGHT)),
+            weight=KIND_WEIGHT[kind] * self._column("position", row),
+            chosen_weight=np.where(one, np.float32(1), self._column("choice", winner)),
+            rejected_weight=np.where(one, np.float32(1), self._column("choice", loser)),
+            won=~lost,
+            hash=self._column("key", row)[:, 1],
             time=np.full(len(order), self.mark + self.horizon),
+            place=place,
         )
 
     # -- rows ------------------------------------------------------------------------------------------------------
@@ -399,6 +426,17 @@ class Window:
             self._column("offset", rows) >= self.floor
         )
         return kept
+
+    def erase(self, user: str) -> None:
+        """Forget a person: their rows are dead at once and say nothing."""
+        number = self.users.forget(user)
+        if number is None:
+            return
+        held = self.end - self.base
+        rows = np.flatnonzero(self.columns["user"][:held] == number)
+        self.columns["time"][rows] = -(2**63)
+        for name in ("key", "link", "answered"):
+            self.columns[name][rows] = 0
 
     def restore(self, columns: dict[str, NDArray[Any]]) -> None:
         """Take rows `base` to `end` back from a checkpoint."""
@@ -423,11 +461,12 @@ class Window:
             self._rebuild_named(more)
 
     def _free(self) -> None:
-        """Give up dead rows at the front once they are half of all that is held."""
+        """Give up dead rows at the front once they are a quarter of all that is held: so at most a third more rows are
+        held than are alive, besides a batch."""
         held = self.end - self.base
         if held < 8192:
             return
-        if self.alive(np.array([self.base + held // 2]))[0]:
+        if self.alive(np.array([self.base + held // 4]))[0]:
             return
         alive = self.alive(np.arange(self.base, self.end))
         first = int(np.argmax(alive)) if alive.any() else held
@@ -435,7 +474,7 @@ class Window:
         for numbers in (self.waiting, self.open["row"], self.open["last"]):
             if len(numbers):
                 first = min(first, int(numbers.min()) - self.base)
-        if first < held // 2:
+        if first < held // 4:
             return
         for column in self.columns.values():
             column[: held - first] = column[first:held].copy()
@@ -502,5 +541,8 @@ def _last_of(keys: NDArray[np.uint64], rows: Ints) -> tuple[NDArray[np.uint64], 
 
 
 _NONE = np.empty(0, np.int64)
-_NO_COUPLES = Couples(_NONE, _NONE, _NONE, _NONE, _NONE, np.empty(0, np.float32), _NONE)
-_NO_ANSWERS = Answers(_NONE, _NONE, _NONE, _NONE)
+_NO_FLOATS = np.empty(0, np.float32)
+_NO_COUPLES = Couples(
+    *(_NONE,) * 5, *(_NO_FLOATS,) * 3, won=np.empty(0, bool), hash=np.empty(0, np.uint64), time=_NONE, place=_NONE
+)
+_NO_ANSWERS = Answers(_NONE, _NONE, _NONE, _NONE, _NONE)

@@ -5,7 +5,7 @@ import pytest
 
 from icg.preference import Head
 from workers.events import BadEvent, PreferencePairs
-from workers.preferences.pairs import Pairs, decode, encode, lean, margins
+from workers.preferences.pairs import Pairs, Rows, decode, encode, interest, lean, margins_of
 
 SPACE = "a" * 64
 TIME = "2026-01-01T00:00:00+00:00"
@@ -13,9 +13,10 @@ TIME = "2026-01-01T00:00:00+00:00"
 
 def some(scale: float = 1.0) -> Pairs:
     random = np.random.default_rng(0)
-    users, others, chosen, rejected = (scale * random.normal(size=(4, 5, 8))).astype(np.float32)
-    held_out = np.array([False, True, False, False, True])
-    return Pairs(7, 2, SPACE, users, others, chosen, rejected, random.random(5).astype(np.float32), held_out)
+    users, others, chosen, rejected, items = (scale * random.normal(size=(5, 5, 8))).astype(np.float32)
+    weights = random.random(size=(3, 5)).astype(np.float32)
+    rows = Rows(users, others, chosen, rejected, items, *weights, np.arange(5), np.arange(5, 10), np.arange(5) % 3)
+    return Pairs(7, 2, SPACE, rows, (4,))
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
@@ -23,22 +24,20 @@ def test_they_travel_as_the_event_that_the_schema_says(scale: float) -> None:
     pairs = some(scale)
     value = encode(pairs, TIME)
     event = PreferencePairs.decode(value)
-    assert (event.sequence, event.source_partition, event.space) == (7, 2, SPACE)
-    assert event.held_out == pairs.held_out.tolist()
+    assert (event.sequence, event.source_partition, event.space, event.forget) == (7, 2, SPACE, [4])
+    assert event.held_out == pairs.rows.held_out.tolist()
     back = decode(value)
-    for name in ("users", "others", "chosen", "rejected"):
-        largest = np.abs(getattr(pairs, name)).max()
-        assert np.abs(getattr(back, name) - getattr(pairs, name)).max() <= 6e-4 * largest
-    assert np.allclose(back.weights, pairs.weights, atol=1e-6)
+    for name, column in back.rows.columns().items():
+        sent = pairs.rows.columns()[name]
+        assert np.abs(column - sent).max() <= 6e-4 * np.abs(sent).max()
     assert encode(pairs, TIME) == value
 
 
-def test_pairs_of_one_person_need_not_name_them_twice() -> None:
-    body = json.loads(encode(some(), TIME))
-    del body["others"], body["held_out"]
-    back = decode(json.dumps(body).encode())
-    assert np.array_equal(back.others, back.users)
-    assert not back.held_out.any()
+def test_a_message_may_only_say_whom_to_forget() -> None:
+    back = decode(encode(Pairs(7, 2, SPACE, Rows.empty(0, 8), (1, 2)), TIME))
+    assert (len(back), back.forget) == (0, (1, 2))
+    with pytest.raises(BadEvent, match="no pairs"):
+        decode(encode(Pairs(7, 2, SPACE, Rows.empty(0, 8)), TIME))
 
 
 @pytest.mark.parametrize(
@@ -48,8 +47,11 @@ def test_pairs_of_one_person_need_not_name_them_twice() -> None:
         {"users": [[float("nan")] * 8] * 5},
         {"chosen": [[1.0] * 7] * 5},
         {"weights": [-1.0] * 5},
-        {"weights": [], "users": [], "others": [], "chosen": [], "rejected": [], "held_out": []},
-        {"held_out": [True]},
+        {"weights": [], "users": []},
+        {"held_out": [1]},
+        {"held_out": [3, 0, 0, 0, 0]},
+        {"winners": [10**30] * 5},
+        {"chosen_weights": [1.0]},
         {"sequence": "x"},
         {"users": [[1.0] * 8, [1.0]] + [[1.0] * 8] * 3},
     ],
@@ -66,15 +68,18 @@ def test_a_message_without_a_value_is_refused() -> None:
 
 
 def test_the_margin_is_between_two_people() -> None:
-    pairs = some()
+    pairs = some().rows
     random = np.random.default_rng(1)
     head = Head(SPACE, random.normal(size=(8, 8)), random.normal(size=8))
-    found = margins(head, pairs.users, pairs.chosen, pairs.others, pairs.rejected)
+    found = margins_of(head, pairs)
     wanted = [
         u @ head.weight @ c + head.bias @ c - o @ head.weight @ r - head.bias @ r
         for u, c, o, r in zip(pairs.users, pairs.chosen, pairs.others, pairs.rejected, strict=True)
     ]
     assert np.allclose(found, wanted, atol=1e-4)
+    matrix = random.normal(size=(8, 8)).astype(np.float32)
+    apart = [(u - o) @ matrix @ i for u, o, i in zip(pairs.users, pairs.others, pairs.items, strict=True)]
+    assert np.allclose(interest(matrix, pairs), apart, atol=1e-4)
 
 
 def test_lean_is_a_logistic_that_does_not_overflow() -> None:

@@ -1,10 +1,11 @@
 from datetime import date
 
 import numpy as np
+import pytest
 
 from bench.taste_world import TasteWorld, columns
-from workers.decisions import Choice, sign
-from workers.preferences.propensity import MOST, weights
+from workers.decisions import Choice, sign, verify
+from workers.preferences.propensity import MOST_CHOICE, MOST_POSITION, Tokens
 
 KEY = b"secret"
 
@@ -26,12 +27,12 @@ def test_a_weight_makes_every_cover_as_likely_as_in_a_uniform_choice() -> None:
         world.event("impression", 0, 0, 1, "3"),
         world.event("click", 0, 0, 1, "4", decision=rare, impression_id="2"),
     ]
-    found, bad = weights(columns(values), (KEY,))
-    assert np.allclose(found, [0.25 / 0.925, MOST, 1, 1])
-    assert not bad.any()
+    found = Tokens([KEY]).weights(columns(values))
+    assert np.allclose(found.choice, [0.25 / 0.925, MOST_CHOICE, 0, 0])  # not logged: no weight; a click is not asked
+    assert not found.bad.any()
 
 
-def test_a_token_that_is_not_ours_or_not_of_this_cover_weighs_nothing_special() -> None:
+def test_a_token_that_is_not_ours_or_not_of_this_cover_is_as_if_there_were_none() -> None:
     world = TasteWorld()
     ours = token(world, 0, 0, (0.9, 0.1))
     values = [
@@ -42,6 +43,32 @@ def test_a_token_that_is_not_ours_or_not_of_this_cover_weighs_nothing_special() 
         world.event("impression", 0, 0, 0, "5", decision="x"),
         world.event("impression", 0, 0, 0, "6", decision=ours),
     ]
-    found, bad = weights(columns(values), (b"newer", KEY))
-    assert bad.tolist() == [True] * 5 + [False]
-    assert np.allclose(found, [1] * 5 + [0.5 / 0.9])
+    tokens = Tokens([b"newer", KEY])
+    for _ in range(2):  # read, then remembered
+        found = tokens.weights(columns(values))
+        assert found.bad.tolist() == [True] * 5 + [False]
+        assert np.allclose(found.choice, [0] * 5 + [0.5 / 0.9])
+
+
+def test_what_the_api_reads_it_reads_and_a_changed_token_says_nothing_else() -> None:
+    world = TasteWorld()
+    good = [token(world, 1, shown, (0.5, 0.25, 0.25)) for shown in range(3)]
+    reader = Tokens([KEY])
+    for text in good:
+        decision = verify(text, KEY)
+        known = reader._verified(text)
+        assert known[:2] == (decision.chosen, decision.item_id)
+        assert known[2] == pytest.approx(1 / (decision.count * decision.propensity))
+        for k in range(0, len(text), 7):
+            other = text[:k] + ("A" if text[k] != "A" else "B") + text[k + 1 :]
+            assert reader._verified(other)[0] in ("", decision.chosen)  # another spelling of the same bytes
+        assert reader._verified(text[:100] + "B" + text[100:])[0] == ""
+    for text in ("", ".", "a.b", good[0].partition(".")[0], "é.é"):
+        assert reader._verified(text)[0] == ""
+
+
+def test_an_answer_from_where_few_look_weighs_more_within_bounds() -> None:
+    world = TasteWorld()
+    more = ({}, {"position_propensity": 1}, {"position_propensity": 0.25}, {"position_propensity": 0.001})
+    values = [world.event("impression", 0, 0, 0, f"{k}", **each) for k, each in enumerate(more)]
+    assert Tokens([KEY]).weights(columns(values)).position.tolist() == [1, 1, 4, MOST_POSITION]

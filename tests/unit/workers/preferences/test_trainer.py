@@ -4,8 +4,10 @@ import numpy as np
 
 from icg.preference import Head
 from workers.preferences.checkpoint import of_trainer, to_trainer
-from workers.preferences.pairs import BATCH, Pairs
-from workers.preferences.trainer import ENOUGH, HELD_OUT, Trainer
+from workers.preferences.judging import Margins
+from workers.preferences.pairs import BATCH, Pairs, Rows
+from workers.preferences.store import HELD_OUT, REPLAYED
+from workers.preferences.trainer import ENOUGH, Trainer
 
 SPACE = "0" * 64
 START = Head.start(SPACE, 8)
@@ -16,22 +18,30 @@ def pairs(
 ) -> Pairs:
     """People like the first half of a cover's entries, whatever they are themselves; `against`: they dislike it."""
     random = np.random.default_rng(seed if seed is not None else [sequence, partition])
-    users, others, chosen, rejected = random.normal(size=(4, BATCH, 8)).astype(np.float32)
+    users, others, chosen, rejected, items = random.normal(size=(5, BATCH, 8)).astype(np.float32)
     chosen[:, :4] = np.abs(chosen[:, :4])
     rejected[:, :4] = -np.abs(rejected[:, :4])
     if against:
         chosen, rejected = rejected, chosen
-    return Pairs(
-        sequence=sequence,
-        partition=partition,
-        space=SPACE,
+    rows = Rows(
         users=users,
         others=others,
         chosen=chosen,
         rejected=rejected,
+        items=items,
         weights=np.ones(BATCH, np.float32),
-        held_out=random.random(BATCH) < held,
+        chosen_weights=np.ones(BATCH, np.float32),
+        rejected_weights=np.ones(BATCH, np.float32),
+        winners=random.integers(100, size=BATCH),
+        losers=random.integers(100, 200, size=BATCH),
+        held_out=(random.random(BATCH) < held).astype(np.int64),
     )
+    return Pairs(sequence, partition, SPACE, rows)
+
+
+def same(ours: Trainer, theirs: Trainer) -> bool:
+    (a, one), (b, two) = of_trainer(ours), of_trainer(theirs)
+    return one == two and all(np.array_equal(a[name], b[name]) for name in b)
 
 
 def test_it_learns_what_everybody_likes_in_b() -> None:
@@ -60,17 +70,13 @@ def test_held_out_pairs_train_nothing() -> None:
     trainer.take(pairs(0, held=1.1), START)
     assert np.array_equal(trainer.head.weight, START.weight)
     assert (trainer.pairs, len(trainer.held)) == (0, BATCH)
-    some, none = Trainer.of(START), Trainer.of(START)
     mixed = pairs(1, held=0.5)
+    some, none = Trainer.of(START), Trainer.of(START)
     some.take(mixed, START)
-    alone = {name: getattr(mixed, name) for name in ("users", "others", "chosen", "rejected", "weights")}
-    cleared = {name: np.where(_column(mixed.held_out, array), 0, array) for name, array in alone.items()}
-    none.take(replace(mixed, **{**cleared, "weights": mixed.weights}), START)
-    assert np.allclose(some.head.weight, none.head.weight, atol=1e-6)
-
-
-def _column(flags: np.ndarray, like: np.ndarray) -> np.ndarray:
-    return flags.reshape((-1,) + (1,) * (like.ndim - 1))
+    none.take(replace(mixed, rows=mixed.rows.take(np.flatnonzero(mixed.rows.held_out == 0))), START)
+    assert 0 < some.pairs < BATCH
+    assert np.array_equal(some.head.weight, none.head.weight)
+    assert np.array_equal(some.replay.held().users, none.replay.held().users)
 
 
 def test_another_space_is_dropped() -> None:
@@ -84,11 +90,12 @@ def test_what_was_learned_is_not_inferior_and_its_opposite_is() -> None:
     trainer = Trainer.of(START)
     for number in range(40):
         trainer.take(pairs(number, held=0.2), START)
-    verdict = trainer.judge(START, 0.02)
+    verdict = trainer.judge(START, Margins())
     assert verdict.accepted
     assert verdict.by == "pairs of held-out people"
-    assert verdict.loss_after < verdict.loss_before
-    assert verdict.auc_after > verdict.auc_before
+    assert verdict.loss.after < verdict.loss.before
+    assert verdict.loss.worst < 0
+    assert verdict.order.after > verdict.order.before
     assert trainer.since == 0
 
     better = trainer.average.copy()
@@ -98,28 +105,28 @@ def test_what_was_learned_is_not_inferior_and_its_opposite_is() -> None:
         clean = pairs(1000 + number, held=1.1)
         worse.take(replace(poison, sequence=2 * number), better)
         worse.take(replace(clean, sequence=2 * number + 1), better)
-    verdict = worse.judge(better, 0.02)
+    verdict = worse.judge(better, Margins())
     assert not verdict.accepted
-    assert verdict.loss_after > verdict.loss_before
+    assert verdict.loss.after > verdict.loss.before
 
 
 def test_before_there_are_held_out_people_pairs_judge_before_they_train() -> None:
     trainer = Trainer.of(START)
-    for number in range(8):
+    for number in range(3):
         trainer.take(pairs(number), START)
     assert len(trainer.held) < ENOUGH
-    verdict = trainer.judge(START, 0.02)
+    verdict = trainer.judge(START, Margins())
     assert verdict.by == "pairs not yet trained on"
-    assert verdict.judged == 8 * BATCH
+    assert verdict.judged == 3 * BATCH
     assert verdict.accepted
 
 
 def test_a_head_that_is_not_finite_is_never_accepted() -> None:
     trainer = Trainer.of(START)
-    for number in range(8):
+    for number in range(3):
         trainer.take(pairs(number), START)
     trainer.average.weight[0, 0] = np.nan
-    assert not trainer.judge(START, 1e9).accepted
+    assert not trainer.judge(START, Margins(1e9, 1e9, 1e9)).accepted
 
 
 def test_the_newest_held_out_pairs_are_kept() -> None:
@@ -128,7 +135,8 @@ def test_the_newest_held_out_pairs_are_kept() -> None:
     for number in range(n + 3):
         trainer.take(pairs(number, held=1.1), START)
     assert len(trainer.held) == HELD_OUT
-    assert np.array_equal(trainer.held.users[: 3 * BATCH], np.concatenate([pairs(n + k).users for k in range(3)]))
+    newest = np.concatenate([pairs(n + k, held=1.1).rows.users for k in range(3)])
+    assert np.array_equal(trainer.held.held().users[: 3 * BATCH], newest)
 
 
 def test_a_trainer_from_a_checkpoint_goes_on_bit_for_bit() -> None:
@@ -142,6 +150,50 @@ def test_a_trainer_from_a_checkpoint_goes_on_bit_for_bit() -> None:
             broken = to_trainer({name: tensor.copy() for name, tensor in tensors.items()}, meta)
             broken.take(message, START)  # read again
     broken.repeated = 0
-    ours, theirs = of_trainer(broken), of_trainer(straight)
-    assert ours[1] == theirs[1]
-    assert all(np.array_equal(ours[0][name], theirs[0][name]) for name in theirs[0])
+    assert len(straight.replay) > 4 * BATCH  # so old pairs were drawn, and the same ones
+    assert same(broken, straight)
+
+
+def test_old_pairs_are_replayed_and_the_reservoir_keeps_some_of_all() -> None:
+    trainer = Trainer.of(START)
+    n = 40 * REPLAYED // BATCH
+    for number in range(n):
+        trainer.replay.sample(
+            replace(pairs(number).rows, weights=np.full(BATCH, number, np.float32)), 0, np.random.default_rng(number)
+        )
+    assert len(trainer.replay) == REPLAYED
+    age = n - trainer.replay.held().weights
+    # The chance to enter is 1/16, so ages are exponential with a mean of 16 times the room.
+    assert 0.8 < age.mean() / (16 * REPLAYED / BATCH) < 1.2
+
+
+def test_forgotten_people_are_in_no_pair_that_is_kept() -> None:
+    trainer = Trainer.of(START)
+    for number in range(20):
+        for source in (0, 1):
+            trainer.take(pairs(number, source, held=0.3), START)
+    gone = {int(trainer.held.held().winners[0]), int(trainer.replay.held().losers[0])}
+    assert trainer.take(Pairs(20, 0, SPACE, Rows.empty(0, 8), tuple(gone)), START)
+    for kept in (trainer.held, trainer.replay):
+        rows, sources = kept.held(), kept.sources[: len(kept)]
+        theirs = np.isin(rows.winners, list(gone)) | np.isin(rows.losers, list(gone))
+        assert not (theirs & (sources == 0)).any()
+        assert (theirs & (sources == 1)).any()  # numbers are a partition's own
+    assert not trainer.take(Pairs(20, 0, SPACE, Rows.empty(0, 8), tuple(gone)), START)
+
+
+def test_people_who_changed_and_scores_that_changed_are_told() -> None:
+    trainer = Trainer.of(START)
+    for number in range(60):
+        trainer.take(pairs(number), START)
+    trainer.drift.turn()
+    for number in range(60, 120):
+        trainer.take(pairs(number), START)
+    calm = trainer.drift.turn()
+    assert max(calm) < 0.1
+    for number in range(120, 180):
+        moved = pairs(number)
+        trainer.take(replace(moved, rows=replace(moved.rows, users=moved.rows.users + 1)), START)
+    population, score = trainer.drift.turn()
+    assert population > 0.5
+    assert score > 2 * calm[1]

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from workers.preferences.decode import CLICK, DISLIKE, DWELL, IMPRESSION, LIKE, Columns, keys_of
-from workers.preferences.window import Couples, Window
+from workers.preferences.propensity import Weights
+from workers.preferences.window import Answers, Couples, Window
 
 SECOND = 1_000_000
 HORIZON = 600 * SECOND
@@ -25,7 +26,13 @@ def columns(events: Sequence[tuple], first: int = 0) -> Columns:
         cover=cover,
         impression=impression,
         decision=[None] * len(rows),
+        position_propensity=[None] * len(rows),
     )
+
+
+def add(window: Window, batch: Columns) -> tuple[list[Couples], list[Answers]]:
+    """As if every choice had been logged and uniform."""
+    return window.add(batch, Weights.even(len(batch)))
 
 
 def told(window: Window, parts: Sequence[Couples]) -> list[tuple[str, str, str, str, float]]:
@@ -42,7 +49,7 @@ def told(window: Window, parts: Sequence[Couples]) -> list[tuple[str, str, str, 
 
 def couples_of(*events: tuple) -> tuple[list[tuple[str, str, str, str, float]], Window]:
     window = Window(HORIZON)
-    parts, _ = window.add(columns(events))
+    parts, _ = add(window, columns(events))
     return told(window, parts), window
 
 
@@ -57,11 +64,64 @@ def test_a_click_beats_the_neighbours_with_another_cover() -> None:
     assert couples == [("bob", "a2", "ann", "a1", 1), ("bob", "a2", "dan", "a3", 1)]
 
 
-def test_the_same_cover_says_nothing() -> None:
+def test_the_same_cover_before_the_same_eyes_says_nothing() -> None:
+    couples, _ = couples_of(
+        (IMPRESSION, "1", "bob", "a1", 0), (IMPRESSION, "2", "bob", "a1", 1), (CLICK, "3", "bob", "a1", 2, "2")
+    )
+    assert couples == []
+
+
+def test_the_same_cover_before_two_people_tells_them_apart() -> None:
+    # To leave it out would make what the other one saw depend on what this one saw.
     couples, _ = couples_of(
         (IMPRESSION, "1", "ann", "a1", 0), (IMPRESSION, "2", "bob", "a1", 1), (CLICK, "3", "bob", "a1", 2, "2")
     )
-    assert couples == []
+    assert couples == [("bob", "a1", "ann", "a1", 1)]
+
+
+def test_each_side_has_the_weight_of_its_own_choice_and_the_answer_that_of_its_position() -> None:
+    batch = columns(
+        [
+            (IMPRESSION, "1", "ann", "a1", 0),
+            (IMPRESSION, "2", "bob", "a2", 1),
+            (CLICK, "3", "bob", "a2", 2, "2"),
+            (DISLIKE, "4", "ann", "a1", 3, "1"),
+        ]
+    )
+    choice, position = np.array([0.5, 4, 1, 1], np.float32), np.array([2, 3, 1, 1], np.float32)
+    made, _ = Window(HORIZON).add(batch, Weights(choice, position, np.zeros(4, bool)))
+    (found,) = made
+    assert found.chosen_weight.tolist() == [4, 4]
+    assert found.rejected_weight.tolist() == [0.5, 0.5]
+    assert sorted(found.weight.tolist()) == [3, 4]  # bob's click at his place; ann's dislike, twice, at hers
+    assert sorted(found.won.tolist()) == [False, True]
+
+
+def test_two_people_are_compared_only_where_both_choices_were_logged() -> None:
+    batch = columns(
+        [
+            (IMPRESSION, "1", "ann", "a1", 0),
+            (IMPRESSION, "2", "bob", "a2", 1),
+            (IMPRESSION, "3", "bob", "a3", 2),
+            (CLICK, "4", "bob", "a2", 3, "2"),
+        ]
+    )
+    weights = Weights(np.array([1, 0, 0, 0], np.float32), np.ones(4, np.float32), np.zeros(4, bool))
+    window = Window(HORIZON)
+    parts, _ = window.add(batch, weights)
+    assert told(window, parts) == [("bob", "a2", "bob", "a3", 1)]
+    assert parts[0].chosen_weight.tolist() == parts[0].rejected_weight.tolist() == [1]
+    assert window.counts.unlogged == 1
+
+
+def test_an_erased_person_is_in_no_couple_any_more() -> None:
+    window = Window(HORIZON)
+    add(window, columns([(IMPRESSION, "1", "ann", "a1", 0), (IMPRESSION, "2", "bob", "a2", 1)]))
+    window.erase("ann")
+    later = [(CLICK, "3", "bob", "a2", 2, "2"), (IMPRESSION, "5", "cat", "a3", 4)]
+    parts, _ = add(window, columns(later, first=2))
+    assert told(window, parts) == [("bob", "a2", "cat", "a3", 1)]
+    assert "ann" not in window.users.listed
 
 
 def test_one_person_may_see_two_covers_of_an_item() -> None:
@@ -136,9 +196,9 @@ def test_events_without_a_cover_and_dwell_count_as_nothing() -> None:
 def test_an_id_counts_once() -> None:
     window = Window(HORIZON)
     events = [(IMPRESSION, "1", "ann", "a1", 0), (IMPRESSION, "2", "bob", "a2", 1), (CLICK, "3", "bob", "a2", 2, "2")]
-    parts, _ = window.add(columns([*events, events[2]]))
+    parts, _ = add(window, columns([*events, events[2]]))
     assert len(told(window, parts)) == 1
-    parts, _ = window.add(columns(events, first=10))
+    parts, _ = add(window, columns(events, first=10))
     assert told(window, parts) == []
     assert window.counts.duplicates == 4
     assert window.counts.impressions == 2
@@ -146,16 +206,16 @@ def test_an_id_counts_once() -> None:
 
 def test_ten_minutes_late_is_taken_and_a_moment_more_is_not() -> None:
     window = Window(HORIZON)
-    window.add(columns([(IMPRESSION, "1", "ann", "a1", 1000)]))
-    window.add(columns([(IMPRESSION, "2", "ann", "a1", 400), (IMPRESSION, "3", "ann", "a1", 399.9)], first=1))
+    add(window, columns([(IMPRESSION, "1", "ann", "a1", 1000)]))
+    add(window, columns([(IMPRESSION, "2", "ann", "a1", 400), (IMPRESSION, "3", "ann", "a1", 399.9)], first=1))
     assert (window.counts.late, window.counts.impressions) == (1, 2)
 
 
 def test_a_click_that_waits_too_long_is_given_up() -> None:
     window = Window(HORIZON)
-    window.add(columns([(CLICK, "1", "ann", "a1", 0, "9")]))
-    window.add(columns([(IMPRESSION, "2", "bob", "a2", 700)], first=1))
-    window.add(columns([(IMPRESSION, "3", "bob", "a2", 800)], first=2))
+    add(window, columns([(CLICK, "1", "ann", "a1", 0, "9")]))
+    add(window, columns([(IMPRESSION, "2", "bob", "a2", 700)], first=1))
+    add(window, columns([(IMPRESSION, "3", "bob", "a2", 800)], first=2))
     assert len(window.waiting) == 0
     assert window.counts.unjoined == 1
 
@@ -164,9 +224,9 @@ def test_an_id_is_known_for_as_long_as_its_event_would_not_be_late() -> None:
     # So no duplicate slips through: what the window has forgotten is late.
     window = Window(HORIZON)
     for number in range(200):
-        window.add(columns([(IMPRESSION, f"{number}", "ann", "a1", number * 10)], first=2 * number))
+        add(window, columns([(IMPRESSION, f"{number}", "ann", "a1", number * 10)], first=2 * number))
         again = columns([(IMPRESSION, f"{max(0, number - 60)}", "ann", "a1", max(0, number - 60) * 10)], 2 * number + 1)
-        window.add(again)
+        add(window, again)
     assert window.counts.impressions == 200
 
 
@@ -203,7 +263,7 @@ def test_how_the_stream_is_cut_shows_nowhere(most: int) -> None:
     for size in (1, 7, 1000, 100_000):
         window, couples, answers = Window(HORIZON, most * 20), [], []
         for start in range(0, len(batch), size):
-            made, answered = window.add(batch.span(start, min(start + size, len(batch))))
+            made, answered = add(window, batch.span(start, min(start + size, len(batch))))
             couples += told(window, made)
             answers += [
                 (window.users.listed[u], kind) for a in answered for u, kind in zip(a.user, a.kind, strict=True)
@@ -218,7 +278,7 @@ def test_how_the_stream_is_cut_shows_nowhere(most: int) -> None:
 def test_rows_are_freed() -> None:
     window = Window(60 * SECOND)
     for start in range(0, 60_000, 5000):
-        window.add(columns([(IMPRESSION, f"{n}", f"u{n}", "a1", n / 100) for n in range(start, start + 5000)], start))
+        add(window, columns([(IMPRESSION, f"{n}", f"u{n}", "a1", n / 100) for n in range(start, start + 5000)], start))
     assert window.end == 60_000
     assert window.end - window.base < 20_000
 
@@ -233,7 +293,7 @@ def test_users_that_left_the_window_lose_their_number_and_nobody_else_is_taken_f
             events.append((IMPRESSION, f"i{number}", f"u{number}", f"a{number % 2}", number / 100))
             if number % 50 == 49:
                 events.append((CLICK, f"c{number}", f"u{number}", f"a{number % 2}", number / 100, f"i{number}"))
-        parts, _ = window.add(columns(events, first=2 * start))
+        parts, _ = add(window, columns(events, first=2 * start))
         made += told(window, parts)
     assert len(window.users) < 70_000
     clicked = range(49, n, 50)
@@ -250,7 +310,7 @@ def test_random_clicks_give_no_cover_an_edge_however_often_it_is_shown() -> None
         if random.random() < 0.2:
             events.append((CLICK, f"c{number}", f"u{number % 50}", cover, number / 100, f"i{number}"))
     couples, _ = couples_of(*events)
-    wins = Counter(couple[1] for couple in couples)
+    wins = Counter(couple[1] for couple in couples if couple[1] != couple[3])
     assert sum(wins.values()) > 2000
     # Four standard deviations of a fair coin. A rule that looks for the nearest other cover fails here by forty.
     assert abs(wins["a1"] - wins["a2"]) < 4 * np.sqrt(wins["a1"] + wins["a2"])
