@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo servers test check format lock clean
+.PHONY: demo servers test check format lock clean train-tiny
 
 demo: $(STAMP)  ## The whole loop on this machine; Ctrl-C ends it.
 	@$(BIN)/icg demo $(ARGS)
@@ -15,6 +15,24 @@ servers: $(STAMP)  ## Apache Kafka, S3 and Redis on this machine, for tests and 
 test: $(STAMP) check  ## Everything that CI runs.
 	@test -z "$$CI" || $(BIN)/python -m infra.servers --install
 	$(BIN)/python -m pytest -n $${TEST_WORKERS:-2} --dist loadfile $(ARGS)
+
+# icg-tiny from pictures to covers, each stage resumed by calling it again; --help of a stage says what else it takes.
+TINY ?= $(HOME)/.cache/icg/tiny
+EMOJI ?= ../shared/data/emoji/emoji_64.parquet
+TRAIN = $(BIN)/icg train
+OWN = --also model.vision_tower. --also model.multi_modal_projector.
+
+train-tiny: $(STAMP)  ## Train icg-tiny into $(TINY): hours on a CPU, minutes on a GPU (DEVICE=cuda).
+	$(TRAIN) autoencoder --data $(EMOJI) --folder $(TINY)/autoencoder --device $(or $(DEVICE),cpu)
+	$(TRAIN) dual-encoder --data $(EMOJI) --folder $(TINY)/dual_encoder --autoencoder $(TINY)/autoencoder/model --device $(or $(DEVICE),cpu)
+	$(TRAIN) base --data $(EMOJI) --folder $(TINY)/base --autoencoder $(TINY)/autoencoder/model --device $(or $(DEVICE),cpu)
+	$(TRAIN) export $(TINY)/weights --stages $(TINY)
+	test -e $(TINY)/model || $(BIN)/icg init tiny $(TINY)/model --weights $(TINY)/weights
+	test -e $(TINY)/choices.npz || $(BIN)/python -m icg.evaluation.study $(TINY)/choices.npz --data $(EMOJI)
+	$(TRAIN) warmup $(TINY)/model $(EMOJI) $(TINY)/warmup $(OWN) --device $(or $(DEVICE),cpu)
+	$(TRAIN) liked $(TINY)/model $(EMOJI) $(TINY)/choices.npz $(TINY)/liked --start $(TINY)/warmup --device $(or $(DEVICE),cpu)
+	$(TRAIN) rewards $(TINY)/model $(EMOJI) $(TINY)/choices.npz $(TINY)/rewards --start $(TINY)/liked --device $(or $(DEVICE),cpu) $(if $(JUDGE),--judge $(JUDGE))
+	$(TRAIN) export $(TINY)/shipped --stages $(TINY) --aligned $(TINY)/rewards
 
 check: $(STAMP)  ## Lint, format and types.
 	$(BIN)/ruff check .

@@ -57,6 +57,7 @@ def init(
     kind: Annotated[str, typer.Argument(help="`tiny`: the small stack; `adapter`: for a base and MLLM of one's own.")],
     directory: Annotated[Path, typer.Argument(help="Empty for `tiny`; with base, mllm and space for `adapter`.")],
     seed: Annotated[int, typer.Option(help="Of the weights that are not trained.")] = 0,
+    weights: Annotated[Path | None, typer.Option(help="For `tiny`: folder of `icg train export`.")] = None,
     tokens: Annotated[int, typer.Option(min=1, help="Meta tokens of `adapter`.")] = 64,
 ) -> None:
     """Write a model directory, or the fresh adapter of one (docs/checkpoints.md)."""
@@ -77,7 +78,7 @@ def init(
     directory.mkdir(parents=True, exist_ok=True)
     from icg import init_tiny
 
-    init_tiny(directory, seed=seed)
+    init_tiny(directory, seed=seed, weights=weights)
     typer.echo(f"{directory}: {', '.join(sorted(path.name for path in directory.iterdir() if path.is_dir()))}")
 
 
@@ -138,7 +139,15 @@ MOUNTED = {
 """Command groups: `icg <name> …` is the typer `app` of the module."""
 
 
-EXTRAS = {"audit": "audit", "init": "model", "segments": "feast", "users": "feast", "people": "feast", "eval": "train"}
+EXTRAS = {
+    "audit": "audit",
+    "eval": "train",
+    "init": "model",
+    "people": "feast",
+    "segments": "feast",
+    "train": "train",
+    "users": "feast",
+}
 """What a command needs beyond the base install; `icg run NAME` needs the extra NAME."""
 
 
