@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 from workers.exceptions import FeatureFault
 from workers.feast_store import (
+    SqliteReader,
     delete_rows,
     entity_key,
     import_feast,
@@ -78,6 +79,7 @@ class Features:
         from feast.infra.provider import get_provider
         from redis.exceptions import RedisError
 
+        self._sqlite: SqliteReader | None = None
         self._faults: tuple[type[Exception], ...] = (sqlite3.Error, RedisError, OSError)
 
         def connect() -> None:
@@ -86,6 +88,7 @@ class Features:
             self._provider = get_provider(self._config)
             if self._config.online_store.type == "sqlite":
                 share_sqlite(sqlite_path(self._config))
+                self._sqlite = SqliteReader(self._config)
             elif self._config.online_store.type == "redis":
                 one_retry(self._provider, self._config)
             self._views = {view.name: view for view in self._store.list_feature_views()}
@@ -188,16 +191,18 @@ class Features:
 
     def _rows(self, plan: _View, keys: list[str]) -> dict[str, dict[str, Any]]:
         wanted = [name for name, _ in plan.features]
-        entities = [entity_key(plan.join_key, key) for key in keys]
-        found = self._trying(
-            f"read {plan.view.name}",
-            lambda: self._provider.online_read(self._config, plan.view, entities, wanted),
-        )
+        found = self._trying(f"read {plan.view.name}", lambda: self._values(plan, keys, wanted))
         rows = {}
-        for key, (_, values) in zip(keys, found, strict=True):
-            values = values or {}
+        for key, values in zip(keys, found, strict=True):
             rows[key] = {answer: unpack(values[name]) if name in values else None for name, answer in plan.features}
         return rows
+
+    def _values(self, plan: _View, keys: list[str], wanted: list[str]) -> list[dict[str, Any]]:
+        if self._sqlite is not None:
+            return self._sqlite.read(plan.view, plan.join_key, keys, wanted)
+        entities = [entity_key(plan.join_key, key) for key in keys]
+        found = self._provider.online_read(self._config, plan.view, entities, wanted)
+        return [values or {} for _, values in found]
 
     def _plan(self, features: Sequence[str] | str) -> list[_View]:
         asked = features if isinstance(features, str) else tuple(features)
@@ -254,6 +259,8 @@ class Features:
         self._trying(f"erase a {join_key}", lambda: delete_rows(self._provider, self._config, views, key))
         for view in views:
             self._last.pop((view.name, value), None)
+        if self._sqlite is not None:
+            self._sqlite.forget(join_key, value)
 
     def ping(self) -> bool:
         """Does the store answer? For readiness checks."""
@@ -276,6 +283,9 @@ class Features:
 
     def close(self) -> None:
         """Finish what was asked, then end the thread."""
+        reader, self._sqlite = self._sqlite, None
+        if reader is not None:
+            self._thread.submit(reader.close).result()
         self._thread.shutdown()
 
 
