@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,9 @@ from icg.evaluation.contenders import Case, Drawn, Reader
 from icg.evaluation.contenders.base import clock
 from icg.generator import CoverGenerator
 from icg.slots import chunks
+
+LONGEST = 128
+"""Tokens that a guided call may be told: more would be a cost that stock does not have."""
 
 
 class Stock:
@@ -27,19 +31,16 @@ class Stock:
         self.batch = batch
         self.name = f"stock_{steps}_{guidance:g}_{batch}"
         if guidance > 1 and not self.can_guide(generator):
-            raise ValueError("guided stock calls want an unconditional as long as the adapter's tokens")
+            raise ValueError(f"the stock pipeline cannot be guided beside {generator.adapter.config.tokens} tokens")
 
     @staticmethod
     def can_guide(generator: CoverGenerator) -> bool:
-        """Whether the base's own unconditional can be told beside the adapter's tokens, in one call.
+        """Whether the pipeline can be told the base's own unconditional beside the adapter's tokens, in one call.
 
-        Repeated as a whole it is the same to attention; so its length must divide that of the adapter's tokens.
+        It wants both of one length. Repeated as a whole either says the same to attention, so both are repeated to
+        the least common multiple of their lengths, where that is not far away. A pooled vector may not be at hand.
         """
-        if generator.base.pooled:
-            return False
-        sampler = generator.sampler
-        blank = generator.base.text([""], sampler.width, sampler.height).tokens
-        return generator.adapter.config.tokens % blank.shape[1] == 0
+        return not generator.base.pooled and _common(generator) <= LONGEST
 
     @torch.inference_mode()
     def draw(self, items: Sequence[Case], users: Sequence[Reader], seeds: Sequence[int]) -> Drawn:
@@ -56,15 +57,18 @@ class Stock:
                 pooled.append(made[1])
                 noise += [seed] * len(users)
             told = torch.cat(tokens).to(base.dtype)
+            if self.guidance > 1:
+                length = _common(self.generator)
+                blank = base.text([""], sampler.width, sampler.height).tokens.to(base.dtype)
+                blank = blank.repeat(1, length // blank.shape[1], 1)
+                told = told.repeat(1, length // told.shape[1], 1)
             extra = None if pooled[0] is None else torch.cat([one for one in pooled if one is not None]).to(base.dtype)
             pictures: list[Image.Image] = []
             for part in chunks(len(told), self.batch):
                 rows = slice(part.start, part.stop)
                 more: dict[str, Any] = {} if extra is None else {"pooled_prompt_embeds": extra[rows]}
                 if self.guidance > 1:
-                    blank = base.text([""], sampler.width, sampler.height).tokens
-                    whole = blank.repeat(len(part), told.shape[1] // blank.shape[1], 1)
-                    more["negative_prompt_embeds"] = whole.to(base.dtype)
+                    more["negative_prompt_embeds"] = blank.expand(len(part), -1, -1)
                 pictures += base.pipeline(
                     prompt_embeds=told[rows],
                     height=sampler.height,
@@ -77,3 +81,9 @@ class Stock:
                 calls += len(part) * self.steps * (2 if self.guidance > 1 else 1)
             n = len(users)
             return Drawn([pictures[k * n : (k + 1) * n] for k in range(len(items))], calls, seconds())
+
+
+def _common(generator: CoverGenerator) -> int:
+    sampler = generator.sampler
+    blank = generator.base.text([""], sampler.width, sampler.height).tokens
+    return math.lcm(blank.shape[1], generator.adapter.config.tokens)
