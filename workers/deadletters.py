@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import json
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -153,17 +154,27 @@ def list_command(
     if form is Format.JSON:
         typer.echo(json.dumps([letter.as_record() for letter in found], indent=2, ensure_ascii=False))
         return
-    table = Table("at", "when", "from", "key", "by", "try", "reason")
-    for letter in found:
-        key = letter.message.key.decode(errors="replace")[:40] if letter.message.key else ""
-        when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(max(0, letter.message.timestamp_ms) / 1000))
-        source = f"{letter.topic} {letter.partition}:{letter.offset}"
-        table.add_row(
-            letter.at, when, escape(source), escape(key), letter.service, str(letter.attempt), escape(letter.reason)
-        )
-    Console().print(table if found else "no dead letters")
+    names = ("at", "when", "from", "key", "by", "try", "reason")
+    rows = [_cells(letter) for letter in found]
+    if not rows:
+        typer.echo("no dead letters")
+    elif sys.stdout.isatty():
+        table = Table(*names)
+        for row in rows:
+            table.add_row(*map(escape, row))
+        Console().print(table)
+    else:  # a line a letter, for grep and cut; a table would be folded to 80 columns
+        for row in [names, *rows]:
+            typer.echo("\t".join(" ".join(cell.split()) for cell in row))
     if count > last:
         typer.echo(f"and {count - last} older ones; --last {count} shows all")
+
+
+def _cells(letter: DeadLetter) -> tuple[str, ...]:
+    key = letter.message.key.decode(errors="replace")[:40] if letter.message.key else ""
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(max(0, letter.message.timestamp_ms) / 1000))
+    source = f"{letter.topic} {letter.partition}:{letter.offset}"
+    return letter.at, when, source, key, letter.service, str(letter.attempt), letter.reason
 
 
 @app.command()
