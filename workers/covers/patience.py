@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import logging
 import random
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import TypeVar
@@ -27,6 +28,11 @@ class Patience:
     def __init__(self, pool: Executor, health: Health) -> None:
         self._pool = pool
         self._health = health
+        self._waiting: Counter[str] = Counter()
+
+    def waits(self, condition: str) -> bool:
+        """Whether a call that failed still waits. Others may succeed meanwhile: a store locked for writing can be read."""
+        return self._waiting[condition] > 0
 
     async def __call__(self, condition: str, what: str, call: Callable[..., T], *args: object) -> T:
         """Call in a thread until it raises no `Fault`.
@@ -38,17 +44,22 @@ class Patience:
         loop = asyncio.get_running_loop()
         context = contextvars.copy_context()  # the trace goes along into the thread
         attempt = 0
-        while True:
-            try:
-                result = await loop.run_in_executor(self._pool, context.run, call, *args)
-            except Fault as fault:
-                attempt += 1
-                await self.pause(condition, what, attempt, fault)
-            else:
-                if attempt:
-                    log.info("%s: done after %d tries", what, attempt + 1)
-                self._health.set(condition, True)
-                return result
+        try:
+            while True:
+                try:
+                    result = await loop.run_in_executor(self._pool, context.run, call, *args)
+                    break
+                except Fault as fault:
+                    attempt += 1
+                    self._waiting[condition] += attempt == 1
+                    await self.pause(condition, what, attempt, fault)
+        finally:
+            self._waiting[condition] -= attempt > 0
+        if attempt:
+            log.info("%s: done after %d tries", what, attempt + 1)
+        if not self.waits(condition):
+            self._health.set(condition, True)
+        return result
 
     async def pause(self, condition: str, what: str, attempt: int, error: BaseException) -> None:
         """Say that it failed and wait: 0.1 s, 0.2 s, … `LONGEST_PAUSE`, with jitter."""

@@ -230,7 +230,9 @@ class _Service:
         asks = {"s3": self.ports.store.ping, "feast": self.features.ping}
         while True:
             for name, ask in asks.items():
-                self.health.set(name, await loop.run_in_executor(self.pool, ask), "no answer")
+                answers = await loop.run_in_executor(self.pool, ask)
+                if not self.patience.waits(name):  # whoever waits knows better, and says why
+                    self.health.set(name, answers, "no answer")
             await asyncio.sleep(ASK_SECONDS)
 
     def _offer(self, release: Release) -> None:
