@@ -63,6 +63,11 @@ class Erased:
     def __bool__(self) -> bool:
         return bool(self._marks)
 
+    @property
+    def marks(self) -> frozenset[str]:
+        """Whom it holds; equal until that changes."""
+        return self._marks
+
     def has_key(self, key: str) -> bool:
         """By user_key."""
         return bool(self._marks) and mark(self._secret, key) in self._marks

@@ -15,7 +15,7 @@ import pytest
 
 from bench.taste_world import KEY, SPACE, TasteWorld, columns
 from icg.preference import Head
-from workers.events import DEAD_LETTERS, UserBehavior
+from workers.events import DEAD_LETTERS, UserBehavior, UserErasure
 from workers.features import Features
 from workers.messaging import Follower, Producer
 from workers.preferences.checkpoint import Checkpoints, fingerprint, of_learner, to_learner
@@ -25,7 +25,7 @@ from workers.preferences.service import run
 from workers.preferences.tastes import Limits
 from workers.records import sidecar_key
 from workers.releases import Releases
-from workers.settings import S3, Feast, Kafka, Preferences, Settings, environment
+from workers.settings import S3, Erasure, Feast, Kafka, Preferences, Settings, environment
 from workers.storage import ObjectStore
 
 TOPIC = UserBehavior.topic
@@ -292,3 +292,40 @@ def test_partitions_move_between_learners_and_nothing_is_lost(platform: Callable
     for partition, values in enumerate(sent):
         offset, found = here.state(partition)
         assert found == fingerprint(straight(worlds[partition], values[:offset], partition))
+
+
+def test_an_erased_person_leaves_the_learners_state_and_late_events_do_not_bring_them_back(
+    platform: Callable[..., Platform],
+) -> None:
+    world = TasteWorld(people_count=40, items=6)
+    here = platform(world, release_pairs=1_000_000, checkpoint_events=200)
+    here.settings = here.settings.model_copy(update={"erasure": Erasure(settle_seconds=0)})
+    values = world.values(1200)
+    here.send(values)
+    name = world.user(7)
+
+    def naming() -> list[str]:
+        keys = list(here.store.list("state/preferences/"))
+        stored = [(key, here.store.get(key)) for key in keys]
+        return [key for key, each in stored if each is not None and f'"{name}"'.encode() in each.data]
+
+    service = InThread(here.settings)
+    try:
+        until(lambda: here.state()[0] >= 800 and bool(naming()))
+        here.producer.send_event(UserErasure(user_id=name)).result(20)
+        until(lambda: not naming())
+        until(lambda: bool(receipts(here)))
+        here.send([value for value in values if f'"{name}"'.encode() in value] + world.values(600))
+        end = here.state()[0] + 200
+        until(lambda: here.state()[0] >= end)
+        assert naming() == []
+    finally:
+        assert service.end() == 0
+    assert naming() == []
+    found = Checkpoints(here.store).newest(0)
+    assert found is not None
+    assert found[2]["counts"]["erased"] > 10
+
+
+def receipts(here: Platform) -> list[str]:
+    return [key for key in here.store.list("erasure/receipts/") if key.endswith(".preferences.json")]

@@ -73,9 +73,12 @@ class Checkpoints:
                 raise Superseded(f"{key} was written by another learner")
         self.keep(who, KEPT)
 
-    def rewrite(self, who: int | str, offset: int, tensors: Tensors, meta: dict[str, Any]) -> None:
+    def rewrite(self, who: int | str, offset: int, tensors: Tensors, meta: dict[str, Any], former: str) -> None:
         """Write the state at this offset, in the place of one that was written there before; all others go. For what
         has to leave the checkpoints as well.
+
+        Args:
+            former: writer of the checkpoint that this state was read from.
 
         Raises:
             Superseded: another process has written it.
@@ -85,7 +88,7 @@ class Checkpoints:
         data = self._encoded(tensors, meta)
         stored = self._store.get(key)
         if stored is not None and stored.data != data:
-            if _read(stored.data)[1].get("writer") != self.writer:
+            if _read(stored.data)[1].get("writer") not in {self.writer, former}:
                 raise Superseded(f"{key} was written by another learner")
             try:
                 self._store.put_if(key, data, stored.etag, "application/octet-stream")

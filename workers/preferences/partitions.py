@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from icg.preference import Head
+from workers.erased import Erased
 from workers.events import PreferencePairs, UserBehavior
 from workers.exceptions import Fault, MessagingFault
 from workers.messaging import Consumer, Message, Producer
 from workers.preferences import metrics, pairs
-from workers.preferences.checkpoint import Checkpoints, of_learner, to_learner
+from workers.preferences.checkpoint import Checkpoints, Tensors, of_learner, to_learner
 from workers.preferences.decode import Bad, Columns, decode
 from workers.preferences.learner import Learner, Sources
 from workers.preferences.outbox import Outbox
@@ -36,6 +37,8 @@ log = logging.getLogger(__name__)
 TOPIC = UserBehavior.topic
 LOOK, LOOK_MOST = 2.0, 60.0
 """Seconds between two looks for missing sidecars; twice as long after each that found none."""
+MOST_CLEARED = 500_000
+"""Users remembered as not erased, while anybody is."""
 
 
 @dataclass
@@ -46,6 +49,8 @@ class Owned:
     written: int  # offset of the last checkpoint
     look: float = 0.0  # when to look for missing sidecars again, by the process' clock
     wait: float = LOOK  # and how long to wait after that
+    writer: str = ""  # of the checkpoint that it was read from
+    marks: frozenset[str] = frozenset()  # of the erased people who were looked for in it
 
 
 class Partitions:
@@ -54,23 +59,29 @@ class Partitions:
     def __init__(
         self,
         settings: Preferences,
+        retention_days: float,
         decision_keys: tuple[bytes, ...],
         checkpoints: Checkpoints,
         sources: Sources,
         producer: Producer,
         pusher: Pusher,
         head_of: Callable[[int], Head],
+        erased: Erased,
         stop: threading.Event,
         on_retry: Callable[[Fault], None] | None = None,
     ) -> None:
         """
         Args:
+            retention_days: for how long the events of erased people are dropped.
             head_of: the head of a release by its number.
         """
-        self._settings, self._tokens = settings, Tokens(decision_keys)
+        self._settings, self._tokens, self._retention_days = settings, Tokens(decision_keys), retention_days
         self._checkpoints, self._sources = checkpoints, sources
         self._producer, self._pusher = producer, pusher
         self._head_of, self._stop, self._on_retry = head_of, stop, on_retry
+        self._erased = erased
+        self._cleared: set[str] = set()  # users who are not among the erased
+        self._cleared_of: frozenset[str] = frozenset()
         self._outbox = Outbox(stop, on_retry)
         self._owned: dict[int, Owned] = {}
         self.release: tuple[int, Head] | None = None
@@ -93,7 +104,7 @@ class Partitions:
             head = self._retrying(partial(self._head_of, meta["release"]), "read the checkpoint's release")
             learner = to_learner(tensors, meta, head, **self._limits())
             learner.resume(self._sources)
-            self._owned[partition] = Owned(learner, offset)
+            self._owned[partition] = Owned(learner, offset, writer=meta["writer"])
             if offset > 0:
                 consumer.seek(TOPIC, partition, offset)
             log.info("partition %d: goes on at offset %d under release %d", partition, offset, learner.release)
@@ -141,6 +152,7 @@ class Partitions:
         batch, bad = decode(records)
         for each in bad:
             self._dead_letter(records[each.index], each)
+        self._guard(learner, batch)
         weights = self._tokens.weights(batch)
         bad_offsets = np.array([records[each.index].offset() for each in bad], np.int64)
         start = 0
@@ -185,6 +197,41 @@ class Partitions:
             return self._producer.dead_letter(message, bad.reason, int(message.headers.get("dlq_attempt", b"1")))
 
         self._outbox.send(send)
+
+    # -- people who are erased ---------------------------------------------------------------------------------------
+
+    def forget(self) -> None:
+        """Look for erased people in what we own; where one is found, no checkpoint remembers them afterwards."""
+        marks = self._erased.marks
+        for owned in self._owned.values():
+            if owned.marks == marks:
+                continue
+            learner = owned.learner
+            known = {*learner.window.users.listed, *learner.tastes.names.listed} - {""}
+            found = [user for user in known if self._erased.has(user)]
+            for user in found:
+                for made in learner.erase(user, self._dropped_until()):
+                    self._send_pairs(made, learner.window.watermark)
+                self._pusher.forget(user)
+            if found:
+                self._rewrite(owned)
+                log.info("partition %d: %d people are forgotten", learner.partition, len(found))
+            owned.marks = marks
+
+    def _guard(self, learner: Learner, batch: Columns) -> None:
+        """Let the learner drop the events of erased people, those included whom it has never seen."""
+        if not self._erased:
+            return
+        if self._cleared_of != self._erased.marks or len(self._cleared) > MOST_CLEARED:
+            self._cleared, self._cleared_of = set(), self._erased.marks
+        for user in set(batch.user) - self._cleared:
+            if self._erased.has(user):
+                learner.erased.add(user, self._dropped_until())
+            else:
+                self._cleared.add(user)
+
+    def _dropped_until(self) -> int:
+        return int((time.time() + self._retention_days * 86_400) * 1e6)
 
     # -- now and then ------------------------------------------------------------------------------------------------
 
@@ -252,14 +299,30 @@ class Partitions:
         learner = owned.learner
         if learner.offset == owned.written:
             return
-        self._outbox.settle()
-        tensors, meta = of_learner(learner)
-        meta["dirty"] = self._not_pushed(learner)
+        tensors, meta = self._state(owned)
         self._retrying(
             lambda: self._checkpoints.write(learner.partition, learner.offset, tensors, meta), "write checkpoint"
         )
         owned.written = learner.offset
         metrics.CHECKPOINTS.inc()
+
+    def _rewrite(self, owned: Owned) -> None:
+        learner = owned.learner
+        tensors, meta = self._state(owned)
+        self._retrying(
+            lambda: self._checkpoints.rewrite(learner.partition, learner.offset, tensors, meta, owned.writer),
+            "write checkpoint",
+        )
+        owned.written = learner.offset
+        metrics.CHECKPOINTS.inc()
+
+    def _state(self, owned: Owned) -> tuple[Tensors, dict[str, Any]]:
+        """What to write down, once everything that was sent has arrived."""
+        self._outbox.settle()
+        owned.learner.erased.expire(owned.learner.window.watermark)
+        tensors, meta = of_learner(owned.learner)
+        meta["dirty"] = self._not_pushed(owned.learner)
+        return tensors, meta
 
     def _not_pushed(self, learner: Learner) -> list[list[int]]:
         tastes = learner.tastes

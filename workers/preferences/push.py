@@ -57,6 +57,12 @@ class Pusher:
                 since = self._rows.get((view, user), (now, row))[0]
                 self._rows[view, user] = (since, row)
 
+    def forget(self, user: str) -> None:
+        """Drop what is waiting for somebody. What is under way may still arrive: who empties Feast looks twice."""
+        with self._lock:
+            for view in ("user_taste", "user_history"):
+                self._rows.pop((view, user), None)
+
     def waiting(self, view: str) -> set[str]:
         """Who is not in Feast yet: a checkpoint writes them down."""
         with self._lock:

@@ -17,8 +17,10 @@ from typing import Any, TypeVar
 from icg.exceptions import BadWeights
 from icg.preference import Head
 from workers import tracing
+from workers.erased import Erased
 from workers.exceptions import BadPart, Fault, FeatureFault, MessagingFault, OffsetLost, Stopped, StorageFault
 from workers.features import Features
+from workers.forgetting import Forgetting
 from workers.health import Health
 from workers.messaging import Consumer, Producer
 from workers.preferences import metrics
@@ -84,14 +86,21 @@ class _Service:
             number, head = self._newest()
             sources = Stores(store, features, stop, self._fault)
             checkpoints = Checkpoints(store)
+            erased = Erased(settings, store)
+            self._retrying(erased.poll, "read who was erased")
+            erased.start()
+            # Whoever owns a person's partition finds them by the record that this keeps; here is only the receipt.
+            forgetting = Forgetting(settings, "preferences", lambda user_id: {}, erased, stop, self._fault)
             partitions = Partitions(
                 settings.preferences,
+                settings.erasure.retention_days,
                 (settings.api.decision_key.get_secret_value().encode(),),
                 checkpoints,
                 sources,
                 producer,
                 pusher,
                 self._head_of,
+                erased,
                 stop,
                 self._fault,
             )
@@ -99,6 +108,7 @@ class _Service:
             pusher.start()
             training = Training(settings, checkpoints, self._releases, producer, self._newest, stop, self._fault)
             training.start()
+            forgetting.start()
             gc.collect()
             gc.freeze()  # modules and clients: the collector need not walk them again with every batch
             self._health.watch(STUCK_SECONDS, lambda: self._busy)
@@ -107,6 +117,8 @@ class _Service:
             finally:
                 stop.set()
                 training.join(10)
+                forgetting.join(10)
+                erased.stop()
                 pusher.close()
                 sources.close()
             if training.failed is not None and not isinstance(training.failed, Stopped):
@@ -146,6 +158,7 @@ class _Service:
                     next_tend = now + TEND_SECONDS
                     partitions.release = self._newest()
                     partitions.tend()
+                    partitions.forget()
                     commit(consumer, partitions.offsets())
                     self._show_lag(consumer)
                     self._look_again(self._pings)

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -294,6 +295,30 @@ def test_placebo_random_clicks_leave_the_head_where_it_was() -> None:
     moved = [np.linalg.norm(each.average.weight - each.start.weight) for each in (trainer, taught)]
     assert moved[0] < 0.2 * np.linalg.norm(trainer.start.weight)
     assert abs(auc(trainer.average, made[len(made) // 2 :]) - 0.5) < 0.08
+
+
+def test_an_erased_person_is_nowhere_and_stays_away() -> None:
+    world = TasteWorld(people_count=30)
+    learner = world.learner(holdout=0.0)
+    values = world.values(3000)
+    learn(learner, world, values)
+    name = world.user(3)
+    number = learner.tastes.names[name]
+    until = int(2e15)
+    (made,) = learner.erase(name, until)
+    assert (made.forget, len(made)) == ((number,), 0)
+    for _ in range(2):  # now, and after a restart
+        learn(learner, world, values)
+        assert learner.window.counts.erased > 0
+        tensors, meta = of_learner(learner)
+        assert name not in json.loads(tensors["names.users"].tobytes())
+        assert name not in json.loads(tensors["tastes.names"].tobytes())
+        for column in ("queue.winner", "queue.loser", "outgoing.winners", "outgoing.losers"):
+            assert number not in tensors[column]
+        assert not tensors["tastes.residual"][number].any()
+        learner = to_learner(tensors, meta, world.head(), **LIMITS)
+        learner.resume(world)
+    assert learner.erase(name, until) == []
 
 
 def test_cuts_are_made_at_offsets_however_the_stream_comes() -> None:
