@@ -139,7 +139,6 @@ def import_users(config: Settings, file: Path, *, fit_map: bool = False) -> int:
     mapped = embeddings.Users(users.ids, mapping(users.vectors)) if mapping else users
 
     space = release.parts["space"]
-    embeddings.add(store, space, mapped)
     features = Features(config.feast)
     try:
         for at in range(0, len(mapped.ids), BATCH):
@@ -150,6 +149,8 @@ def import_users(config: Settings, file: Path, *, fit_map: bool = False) -> int:
             )
     finally:
         features.close()
+    # Last: who is in the table is in Feast too, so an import that broke off is known by what the table lacks.
+    embeddings.add(store, space, mapped)
     return len(users.ids)
 
 

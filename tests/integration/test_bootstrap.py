@@ -10,7 +10,7 @@ import pytest
 
 from workers.bootstrap import PARTS, first_release, people
 from workers.embedded import Embedded
-from workers.exceptions import UserError
+from workers.exceptions import FeatureFault, UserError
 from workers.features import Features
 from workers.messaging import Producer
 from workers.releases import Releases
@@ -65,6 +65,23 @@ def test_what_a_crash_left_out_is_made_up_for(settings: Settings, store: ObjectS
     assert release.number == first.number + 1
     assert release.parts == first.parts | {"segments": release.parts["segments"]}
     producer.close()
+
+
+def test_an_import_that_broke_off_is_made_again(
+    settings: Settings, store: ObjectStore, tiny_model: Path, tmp_path: Path
+) -> None:
+    first_release(Releases(store, settings.cache), tiny_model)
+    (tmp_path / "away").mkdir()
+    yaml = tmp_path / "away" / "feature_store.yaml"
+    yaml.write_bytes((Feast().repo / "feature_store.yaml").read_bytes())
+    away = settings.model_copy(update={"feast": Feast(repo=yaml.parent, yaml=yaml)})
+    with pytest.raises(FeatureFault):
+        people(away)
+    people(settings)
+    features = Features(settings.feast)
+    [row] = features.read(["user_embedding:space"], [{"user_id": "reader-0001"}])
+    features.close()
+    assert row["space"]
 
 
 def test_a_folder_without_a_part_is_told_in_a_line(store: ObjectStore, tmp_path: Path) -> None:
