@@ -109,6 +109,7 @@ def fit(model: Model, task: Task[Model], run: Run, signature: str) -> Model:
     Raises:
         ValueError: the folder holds a checkpoint with another signature, or the batch cannot be shared out.
         BlockingIOError: another process trains in this folder.
+        KeyboardInterrupt: it was told to stop, and has saved its checkpoint; there is no result yet.
     """
     from accelerate import Accelerator
 
@@ -172,8 +173,10 @@ class _Fit(Generic[Model]):
                 self._observe()
             self._save()
         self.accelerator.wait_for_everyone()
+        if stop.is_set():
+            raise KeyboardInterrupt(f"stopped at step {self.step} of {run.steps}")
         best = run.folder / "best.pt"
-        if run.watch and best.exists() and not stop.is_set():
+        if run.watch and best.exists():
             _copy_into(self.averaged, torch.load(best, map_location="cpu", weights_only=True))
         return self.average
 
@@ -356,13 +359,21 @@ def _alone(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _stop_requests() -> Iterator[threading.Event]:
-    """SIGTERM asks for a checkpoint after the running step instead of losing up to `save_seconds` of work."""
+    """SIGTERM or Ctrl-C ask for a checkpoint after the running step; a second Ctrl-C does not wait for it."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    previous = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def ask(number: int, _: object) -> None:
+        stop.set()
+        signal.signal(number, previous[signal.Signals(number)])
+
+    for number in previous:
+        signal.signal(number, ask)
     try:
         yield stop
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

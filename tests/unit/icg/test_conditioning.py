@@ -1,5 +1,6 @@
 """Every family: the stock pipeline's picture, a user swap that shows, a gradient to every trainable tensor."""
 
+import copy
 from collections.abc import Callable
 
 import numpy as np
@@ -101,6 +102,29 @@ def test_a_cover_is_bit_equal_alone_and_in_company(bases, family):
     together = draw_latents(base, own, select(own, [0, 1, 0, 1, 1]), [0, 0, 1, 1, 0], [7, 8], config)
     alone = draw_latents(base, select(own, [1]), select(own, [0]), [0], [8], config)
     assert torch.equal(together[2], alone[0])
+
+
+@every_family
+def test_encode_is_the_other_way_of_decode(bases, family):
+    """A decoder of random weights inverts nothing; but it is handed what the encoder gave, all scaling undone."""
+    base = copy.deepcopy(bases(family))
+    side = 2 * base.pixels_per_latent * base.patch
+    images = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    latents = base.encode(images)
+    assert latents.shape == (2, *base.latent_shape(side, side))
+    assert latents.dtype == torch.float32
+    raw = {}
+    decode = base.vae.decode
+
+    def remember(given, **kwargs):
+        raw["latents"] = given
+        return decode(given, **kwargs)
+
+    base.vae.decode = remember
+    base.decode(latents)
+    encoded = base.vae.encode((images * 2 - 1)[:, :, None] if raw["latents"].ndim == 5 else images * 2 - 1)
+    own = encoded.latent if "latent" in encoded else encoded.latent_dist.mean
+    torch.testing.assert_close(raw["latents"], own, atol=1e-4, rtol=1e-4)
 
 
 @every_family

@@ -69,7 +69,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(run: Run, tmp_path
     whole = model()
     whole_average = fit(whole, Task(draw, loss, weights, count), run, "linear")
     parts, task = replace(run, folder=tmp_path / "parts"), Task(draw, stopping, weights, count)
-    fit(model(), task, parts, "linear")
+    with pytest.raises(KeyboardInterrupt, match="stopped at step 23 of 60"):
+        fit(model(), task, parts, "linear")
     assert steps == 23  # it stopped after the step in which it was asked to
     resumed = model()
     resumed_average = fit(resumed, task, parts, "linear")

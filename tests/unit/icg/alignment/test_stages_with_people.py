@@ -203,7 +203,8 @@ def test_reward_training_resumes_to_the_bit_statistics_included(
             return original(*arguments)  # type: ignore[arg-type]
 
         monkeypatch.setattr(rewards, "loss", ticking)
-        train(parts)
+        with pytest.raises(KeyboardInterrupt):
+            train(parts)
         assert not torch.equal(objective.mean, statistics)
         resumed = train(parts)
     assert all(

@@ -9,8 +9,8 @@ from icg.alignment import warmup
 from icg.alignment.material import Asking, Material
 from icg.alignment.student import Student
 from icg.alignment.teacher import guided
+from icg.conditioning import FAMILIES
 from icg.training import Batch, Run, split
-from tests.unit.icg.conftest import PIPELINES
 
 ALSO = ("model.multi_modal_projector.",)
 SMALL = warmup.WarmupConfig(matching=2, also=ALSO, watched=4, shown=2)
@@ -23,7 +23,7 @@ def batch_of(material: Material, rows: int = 4) -> Batch:
     return {**asked, **material.draw_noise(rows, generator)}
 
 
-@pytest.mark.parametrize("family", PIPELINES)
+@pytest.mark.parametrize("family", [family.__name__ for family in FAMILIES])
 def test_every_family_teaches_every_tensor_that_is_trained(make_material: Callable[..., Material], family: str) -> None:
     material = make_material(family)
     student = Student(material.stack.mllm, material.stack.adapter).training_all_but_users(ALSO)
