@@ -72,7 +72,7 @@ class Base(ABC):
 
     @abstractmethod
     def predict(self, latents: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
-        """The denoiser's output for latents [B, C, h, w] as the scheduler scales them, at timestep t (scalar or [B])."""
+        """The denoiser's output for latents [B, C, h, w] that the scheduler has scaled, at t, scalar or [B]."""
 
     def condition(self, tokens: Tensor, pooled: Tensor | None, width: int, height: int) -> Conditioning:
         """The adapter's output as this family's conditioning."""
@@ -119,7 +119,7 @@ class Base(ABC):
         return (pixels.float() / 2 + 0.5).clamp(0, 1)
 
     def encode(self, images: Tensor) -> Tensor:
-        """Latents [B, C, h, w], as `decode` takes them, of pictures [B, 3, height, width] in [0, 1]: the posterior's mean."""
+        """Latents [B, C, h, w], as `decode` takes them, of pictures [B, 3, height, width] in [0, 1]: the mean."""
         config = self.vae.config
         latents: Tensor = self.vae.encode(images.to(self.vae.dtype) * 2 - 1).latent_dist.mean
         if config.get("latents_mean") and config.get("latents_std"):

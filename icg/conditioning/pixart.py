@@ -7,19 +7,13 @@ from typing import Any, ClassVar
 
 import torch
 from diffusers import PixArtTransformer2DModel
-from torch import Tensor
 
-from icg.conditioning.base import Base, Conditioning
-from icg.conditioning.flow import all_of
+from icg.conditioning.base import Conditioning
+from icg.conditioning.captioned import Captioned
 
 
-class PixArtSigma(Base):
-    unguided: ClassVar[dict[str, Any]] = {"guidance_scale": 1.0, "use_resolution_binning": False}
-
-    def __init__(self, pipeline: Any) -> None:
-        super().__init__(pipeline)
-        self.width = int(self.denoiser.config.caption_channels)
-        self.patch = int(self.denoiser.config.patch_size)
+class PixArtSigma(Captioned):
+    told: ClassVar[dict[str, Any]] = {"added_cond_kwargs": {"resolution": None, "aspect_ratio": None}}
 
     @classmethod
     def takes(cls, pipeline: Any) -> bool:
@@ -33,17 +27,3 @@ class PixArtSigma(Base):
             list(prompts), do_classifier_free_guidance=False, device=self.device
         )
         return Conditioning(tokens, None, {"mask": mask})
-
-    def condition(self, tokens: Tensor, pooled: Tensor | None, width: int, height: int) -> Conditioning:
-        return Conditioning(tokens, None, {"mask": all_of(tokens)})
-
-    def predict(self, latents: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
-        output: Tensor = self.denoiser(
-            latents.to(self.dtype),
-            encoder_hidden_states=cond.tokens.to(self.dtype),
-            encoder_attention_mask=cond.extra["mask"],
-            timestep=t.expand(len(latents)),
-            added_cond_kwargs={"resolution": None, "aspect_ratio": None},
-            return_dict=False,
-        )[0]
-        return output[:, : latents.shape[1]].to(latents.dtype)

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from diffusers import SanaPipeline, SanaTransformer2DModel
 from torch import Tensor
 
-from icg.conditioning.base import Base, Conditioning
-from icg.conditioning.flow import all_of
+from icg.conditioning.base import Conditioning
+from icg.conditioning.captioned import Captioned
 
 INSTRUCTION = inspect.signature(SanaPipeline.__call__).parameters["complex_human_instruction"].default
 """What the stock pipeline writes before a prompt."""
 
 
-class Sana(Base):
-    unguided: ClassVar[dict[str, Any]] = {"guidance_scale": 1.0, "use_resolution_binning": False}
-
+class Sana(Captioned):
     def __init__(self, pipeline: Any) -> None:
         super().__init__(pipeline)
-        self.width = int(self.denoiser.config.caption_channels)
-        self.patch = int(self.denoiser.config.patch_size)
+        self.time_scale = float(self.denoiser.config.timestep_scale)
 
     @classmethod
     def takes(cls, pipeline: Any) -> bool:
@@ -40,19 +37,6 @@ class Sana(Base):
             complex_human_instruction=INSTRUCTION,
         )
         return Conditioning(tokens, None, {"mask": mask})
-
-    def condition(self, tokens: Tensor, pooled: Tensor | None, width: int, height: int) -> Conditioning:
-        return Conditioning(tokens, None, {"mask": all_of(tokens)})
-
-    def predict(self, latents: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
-        output: Tensor = self.denoiser(
-            latents.to(self.dtype),
-            encoder_hidden_states=cond.tokens.to(self.dtype),
-            encoder_attention_mask=cond.extra["mask"],
-            timestep=t.expand(len(latents)) * self.denoiser.config.timestep_scale,
-            return_dict=False,
-        )[0]
-        return output[:, : latents.shape[1]].to(latents.dtype)
 
     def encode(self, images: Tensor) -> Tensor:
         # A deterministic autoencoder: no posterior.
