@@ -24,9 +24,11 @@ import httpx
 import numpy as np
 from PIL import Image, ImageDraw
 
+from icg.preference import Head
 from workers.covers.plan import feast_row
 from workers.events import NEUTRAL, Source
 from workers.features import Features
+from workers.policies import pack
 from workers.records import (
     RELEASE_KEY,
     CoverInputs,
@@ -41,6 +43,7 @@ from workers.records import (
     sha256,
     sidecar_key,
 )
+from workers.releases import Releases
 from workers.settings import Settings, environment
 from workers.storage import ObjectStore
 
@@ -141,8 +144,11 @@ def publish(
     return {segment: sidecar.cover_id for segment, sidecar in shown.items()}
 
 
-def publish_rows(features: Features, items: Sequence[str], segments: Sequence[str] = SEGMENTS) -> None:
-    """Only the Feast rows of many items, for benches."""
+def publish_rows(
+    features: Features, items: Sequence[str], segments: Sequence[str] = SEGMENTS, *, space: str = SPACE
+) -> None:
+    """Only the Feast rows of many items, for benches; their covers' embeddings are random."""
+    rng, dimension = np.random.default_rng(0), 64
     batch: list[dict[str, object]] = []
     for item in items:
         cover_ids = [sha256(f"{item}/{segment}".encode()) for segment in segments]
@@ -158,6 +164,8 @@ def publish_rows(features: Features, items: Sequence[str], segments: Sequence[st
                 "cover_ids": cover_ids,
                 "fallbacks": [""] * len(segments),
                 "scores": [0.5] * len(segments),
+                "embeddings": pack(rng.normal(0, dimension**-0.5, (len(segments), dimension)).tolist(), dimension),
+                "space": space,
                 "width": 64,
                 "height": 64,
             }
@@ -186,6 +194,26 @@ def catalogue(features: Features, store: ObjectStore, items: int = 24, size: int
     return world
 
 
+def tastes(features: Features, settings: Settings, users: Sequence[str], dimension: int = 64) -> str:
+    """A released preference head, and random embeddings of users in its space: what `softmax` and `thompson` ask for.
+
+    Returns:
+        The space.
+    """
+    store = ObjectStore(settings.s3)
+    store.ensure_bucket()
+    releases = Releases(store, settings.cache)
+    space = releases.put_part("space", {"config.json": b"{}"})
+    Head.start(space, dimension).save(settings.cache / "head")
+    files: dict[str, Path | bytes] = {path.name: path for path in (settings.cache / "head").iterdir()}
+    head = releases.put_part("preference", files, space=space)
+    releases.publish({"space": space, "preference": head}, "a world", "preference")
+    vectors = np.random.default_rng(1).normal(0, dimension**-0.5, (len(users), dimension)).astype(np.float32)
+    rows = [{"user_id": user, "embedding": vector, "space": space} for user, vector in zip(users, vectors, strict=True)]
+    features.push("user_embedding", rows)
+    return space
+
+
 def readers(features: Features, users: Mapping[str, tuple[str, str]]) -> None:
     """user_id -> (segment, parent), as the segment job writes them."""
     rows = [
@@ -203,7 +231,10 @@ def served(settings: Settings, log: Path | None = None, seconds: float = 60, pro
         port = probe.getsockname()[1]
     api = settings.api.model_copy(update={"host": "127.0.0.1", "port": port})
     # Every field of the api's section by name: `model_copy` notes what was set.
-    variables = environment(s3=settings.s3, feast=settings.feast, api=api) | {"OMP_NUM_THREADS": "1"}
+    variables = environment(s3=settings.s3, feast=settings.feast, api=api) | {
+        "OMP_NUM_THREADS": "1",
+        "ICG_CACHE": str(settings.cache),
+    }
     with open(log or os.devnull, "ab") as output:
         process = subprocess.Popen([sys.executable, "-c", program], env=variables, stdout=output, stderr=output)
     address = f"http://127.0.0.1:{port}"

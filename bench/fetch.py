@@ -4,7 +4,7 @@ A real uvicorn with a SQLite feature store, in a process of its own on loopback;
 connection that stays open. Items are drawn anew for each request from a catalogue larger than a page. The bare route
 reads the same columns from Feast with the same port and answers with nothing else: no choice, no token, no address.
 
-    python bench/fetch.py [--json FILE] [--requests N]
+    python bench/fetch.py [--json FILE] [--requests N] [--policy POLICY]
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -25,7 +26,7 @@ from bench import api_world
 from bench.report import Figure, report, versions
 from workers.embedded import Embedded
 from workers.features import Features
-from workers.settings import Settings
+from workers.settings import Api, Policy, Settings
 
 ITEMS, USERS, PAGE = 2000, 2000, 200
 
@@ -71,23 +72,26 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument("--requests", type=int, default=300, help="of each kind (default 300)")
+    parser.add_argument("--policy", choices=get_args(Policy), default="segment")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, Embedded(Path(folder), parts=("s3", "feast")) as servers:
         features = Features(servers.feast)
         segments = api_world.SEGMENTS
         items = [f"item-{k:05d}" for k in range(ITEMS)]
-        api_world.publish_rows(features, items)
+        api = Api(policy=arguments.policy)
+        settings = Settings(s3=servers.s3, feast=servers.feast, api=api, cache=Path(folder) / "cache")
+        space = api_world.tastes(features, settings, [f"user-{k}" for k in range(USERS)])
+        api_world.publish_rows(features, items, space=space)
         api_world.readers(features, {f"user-{k}": (segments[1 + k % 8], "s-1") for k in range(USERS)})
         page = [{"item_id": item} for item in items[:PAGE]]
         features.close()
-        settings = Settings(s3=servers.s3, feast=servers.feast)
         with api_world.served(settings) as ours, api_world.served(settings, program=BARE) as bare:
             measured = measure(ours, bare, items, arguments.requests)
             measured["cpu"] = cpu_times(ours, bare, items)
         floor = feast_alone(settings, page)
     (get, get_bare), (batch, batch_bare) = measured["get"], measured["batch"]
     cpu, cpu_bare = measured["cpu"]
-    how = f"{arguments.requests} requests, one at a time, {ITEMS} items x {len(segments)} segments, SQLite"
+    how = f"{arguments.requests} requests, policy {arguments.policy}, {ITEMS} items, {len(segments)} covers each"
     figures = [
         Figure("get_p50_ms", quantile(get, 0.5), note=how),
         Figure("get_p95_ms", quantile(get, 0.95)),
