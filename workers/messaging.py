@@ -430,6 +430,8 @@ class Consumer(_Reachable):
             if error is None:
                 good.append(record)
             elif error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+                if self._go_on(record.topic() or "", record.partition() or 0, record.offset()):
+                    continue
                 self._lost = OffsetLost(
                     f"{record.topic()}[{record.partition()}]: the broker no longer has the next offset of group "
                     f"{self.group}: {error.str()}"
@@ -441,6 +443,23 @@ class Consumer(_Reachable):
         if self._lost is not None and not good:
             raise self._lost
         return good
+
+    def _go_on(self, topic: str, partition: int, offset: int | None) -> bool:
+        """Read on at an offset that librdkafka takes for gone, if the broker has it after all.
+
+        After two minutes without the embedded broker it takes an empty partition for truncated: that broker answers the
+        question where a leader's epoch ended with -1.
+        """
+        try:
+            low, high = self._client.get_watermark_offsets(TopicPartition(topic, partition), timeout=5)
+            if offset is None or not max(low, 0) <= offset <= high:
+                return False
+            self._client.seek(TopicPartition(topic, partition, offset))
+        except KafkaException as error:
+            self._complain(error.args[0])
+            return False
+        log.warning("%s: %s[%d] goes on at %d, which the broker has after all", self.group, topic, partition, offset)
+        return True
 
     def poll(self, most: int, timeout: float, linger: float = 0.0) -> list[Message]:
         """`poll_raw` as `Message`s."""

@@ -222,6 +222,20 @@ def test_an_offset_that_the_broker_no_longer_has_is_an_error(broker: Kafka, prod
         second.close()
 
 
+def test_an_offset_that_only_seems_gone_is_read_on_at(broker: Kafka, producer: Producer) -> None:
+    consumer = at_end(broker, f"seems-{uuid.uuid4().hex}")
+    try:
+        partition, offset = producer.send(TOPIC, b"1", "k").result(20)
+        drain(consumer, 1)
+        assert not consumer._go_on(TOPIC, partition, offset + 100)  # beyond the end: gone indeed
+        assert not consumer._go_on(TOPIC, partition, None)
+        assert consumer._go_on(TOPIC, partition, offset + 1)
+        producer.send(TOPIC, b"2", "k").result(20)
+        assert [m.offset for m in drain(consumer, 1)] == [offset + 1]
+    finally:
+        consumer.close()
+
+
 def test_commit_seek_pause_and_lag(broker: Kafka, producer: Producer) -> None:
     consumer = at_end(broker, f"seek-{uuid.uuid4().hex}")
     try:
