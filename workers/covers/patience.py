@@ -31,7 +31,7 @@ class Patience:
         self._waiting: Counter[str] = Counter()
 
     def waits(self, condition: str) -> bool:
-        """Whether a call that failed still waits. Others may succeed meanwhile: a store locked for writing can be read."""
+        """Whether a call that failed still waits. Others may succeed meanwhile: a locked store can be read."""
         return self._waiting[condition] > 0
 
     async def __call__(self, condition: str, what: str, call: Callable[..., T], *args: object) -> T:
