@@ -87,9 +87,10 @@ def _wrong_bytes(evidence: Evidence) -> list[str]:
     return lines
 
 
-def _stale(evidence: Evidence) -> list[str]:
+def went_back(seen: Mapping[str, Sequence[Manifest]]) -> list[str]:
+    """Where a manifest was followed by an older one, in the order in which they were seen."""
     lines = []
-    for item_id, manifests in evidence.seen.items():
+    for item_id, manifests in seen.items():
         for before, after in pairwise(manifests):
             back = (
                 after.item_version < before.item_version
@@ -99,6 +100,11 @@ def _stale(evidence: Evidence) -> list[str]:
             )
             if back:
                 lines.append(f"{item_id}: went back from {_short(before)} to {_short(after)}")
+    return lines
+
+
+def _stale(evidence: Evidence) -> list[str]:
+    lines = went_back(evidence.seen)
     for item_id, wanted in evidence.wanted.items():
         manifest = evidence.manifests.get(item_id)
         state = "retracted" if wanted.retracted else "ready"

@@ -59,7 +59,16 @@ class Run:
     """The pipeline under faults. Its `evidence` is what `check` judges."""
 
     def __init__(
-        self, folder: Path, servers: Servers, applied: Feast, model: Path, zygote: Zygote, seed: int, bug: str = ""
+        self,
+        folder: Path,
+        servers: Servers,
+        applied: Feast,
+        model: Path,
+        zygote: Zygote,
+        seed: int,
+        *,
+        bug: str = "",
+        workers: int = 2,
     ) -> None:
         folder.mkdir(parents=True)
         self.servers = servers
@@ -73,7 +82,7 @@ class Run:
         environment = self.world.environment() | {"ICG_S3_ENDPOINT": f"http://{servers.proxies['s3'].address}"}
         self.services = [
             Service(name, zygote, environment | {"ICG_CACHE": str(folder / name)}, folder, bug)
-            for name in ("covers-1", "covers-2")
+            for name in (f"covers-{number}" for number in range(1, workers + 1))
         ]
         self.watcher = Watcher(store)
         self.sent: list[tuple[Event | bytes, Future[Source]]] = []
@@ -131,7 +140,7 @@ class Run:
     def disturb(self, fault: str | None = None) -> None:
         """One fault at a random moment, and the time until an event published at its end has its outcome."""
         self.rest(self.random.uniform(0, 1.5))
-        with self._fault(fault or self.random.choice(self.faults())) as name:
+        with self.fault(fault or self.random.choice(self.faults())) as name:
             self.report.faults.append(name)
         probe = self.send(self.traffic.publish())
         begun = time.monotonic()
@@ -148,9 +157,14 @@ class Run:
         return [*services, *services, *servers, *network]
 
     @contextlib.contextmanager
-    def _fault(self, fault: str) -> Iterator[str]:
+    def fault(self, fault: str, seconds: float | None = None) -> Iterator[str]:
+        """One of `faults`; it is over when the block is.
+
+        Args:
+            seconds: how long; by chance, when absent.
+        """
         how, _, name = fault.partition(" ")
-        lasts = self.random.choice((0.2, 1.0, 2.5, 5.0)) * self.random.uniform(0.5, 1.5)
+        lasts = seconds or self.random.choice((0.2, 1.0, 2.5, 5.0)) * self.random.uniform(0.5, 1.5)
         target = next((each for each in self.services if each.name == name), None) or self.servers.processes.get(name)
         proxy = self.servers.proxies.get(name)
         if how in {"kill", "pause"}:
