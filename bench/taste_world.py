@@ -24,7 +24,7 @@ from workers.preferences.learner import Learner, OtherSpace
 from workers.preferences.pairs import Floats
 from workers.preferences.sample import Budget
 from workers.preferences.tastes import Limits, Tastes
-from workers.preferences.window import Window
+from workers.preferences.window import MOST_SHOWN, Window
 from workers.records import CoverInputs, Rendition, Sidecar
 
 SPACE = hashlib.sha256(b"space").hexdigest()
@@ -45,6 +45,8 @@ class TasteWorld:
     Args:
         strength: of the planted taste in covers; 0 is the placebo.
         fondness: of the planted taste in items, which a cover's embedding shows as well as its style.
+        readers: so many of the people read; None: all.
+        seconds: of event time from one impression to the next.
         missing: covers (item, number) whose sidecar is not there yet.
     """
 
@@ -56,6 +58,8 @@ class TasteWorld:
     strength: float = 10.0
     fondness: float = 0.0
     appeal: float = -2.6
+    readers: int | None = None
+    seconds: float = 0.1
     missing: frozenset[tuple[int, int]] = frozenset()
     other_space: frozenset[tuple[int, int]] = frozenset()
 
@@ -109,10 +113,10 @@ class TasteWorld:
 
     # -- events ------------------------------------------------------------------------------------------------------
 
-    def values(self, pages: int, seconds: float = 0.1) -> list[bytes]:
-        """Impressions, each followed by its click where there is one; event time moves by `seconds` an impression."""
+    def values(self, pages: int) -> list[bytes]:
+        """Impressions, each followed by its click where there is one."""
         random = self.random
-        people = random.integers(self.people_count, size=pages)
+        people = random.integers(self.readers or self.people_count, size=pages)
         items = random.integers(self.items, size=pages)
         explores = random.random(pages) < EXPLORATION
         shown = np.where(explores, random.integers(self.styles, size=pages), self.segment[people])
@@ -125,7 +129,7 @@ class TasteWorld:
             people.tolist(), items.tolist(), shown.tolist(), clicked.tolist(), strict=True
         ):
             self._count += 1
-            self._time += timedelta(seconds=seconds)
+            self._time += timedelta(seconds=self.seconds)
             name = f"{self._count:x}.0"
             token = self.token(item, number, int(self.segment[person]))
             values += [
@@ -169,9 +173,10 @@ class TasteWorld:
         return Head.start(SPACE, self.dimension)
 
     def learner(self, partition: int = 0, holdout: float = 0.05, bound: float = 0.5, hourly: int = 10**6) -> Learner:
-        """Everything goes to the trainer, and nobody's pairs are too many, unless told so."""
+        """Everything goes to the trainer, and nobody looks or answers too often, unless told so."""
         tastes = Tastes(self.dimension, Limits(holdout, bound, hourly))
-        return Learner(partition, self.head(), 1, Window(600_000_000), tastes, Budget(1e6))
+        window = Window(600_000_000, most_shown=MOST_SHOWN if hourly < 10**6 else 10**6)
+        return Learner(partition, self.head(), 1, window, tastes, Budget(1e6))
 
     def sidecar(self, item: int, number: int) -> Sidecar:
         inputs = CoverInputs(

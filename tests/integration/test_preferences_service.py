@@ -29,7 +29,7 @@ from workers.settings import S3, Erasure, Feast, Kafka, Preferences, Settings, e
 from workers.storage import ObjectStore
 
 TOPIC = UserBehavior.topic
-PLAIN = {"pairs_per_hour": 10**6, "pairs_per_second": 1e6}
+PLAIN = {"impressions_per_window": 10**6, "pairs_per_hour": 10**6, "pairs_per_second": 1e6}
 """Nobody's pairs are too many: as in `TasteWorld.learner`."""
 
 
@@ -88,7 +88,13 @@ class Platform:
         number = found[2]["release"]
         part = self.releases.release(number).parts["preference"]
         head = Head.load(self.releases.fetch("preference", part))
-        limits = {"horizon": 600_000_000, "most": 2_000_000, "limits": Limits(0.05, 0.5, 10**6), "rate": 1e6}
+        limits = {
+            "horizon": 600_000_000,
+            "most": 2_000_000,
+            "shown": 10**6,
+            "limits": Limits(0.05, 0.5, 10**6),
+            "rate": 1e6,
+        }
         return found[0], fingerprint(to_learner(found[1], found[2], head, **limits))
 
     def process(self) -> subprocess.Popen[bytes]:

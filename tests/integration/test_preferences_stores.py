@@ -26,7 +26,7 @@ from workers.records import sidecar_key
 from workers.settings import Feast, Kafka
 from workers.storage import ObjectStore
 
-LIMITS = {"horizon": 600_000_000, "most": 2_000_000, "limits": Limits(0.05, 0.5, 10**6), "rate": 1e6}
+LIMITS = {"horizon": 600_000_000, "most": 2_000_000, "shown": 10**6, "limits": Limits(0.05, 0.5, 10**6), "rate": 1e6}
 
 
 @pytest.fixture

@@ -190,7 +190,15 @@ def of_learner(learner: Learner) -> tuple[Tensors, dict[str, Any]]:
 
 
 def to_learner(
-    tensors: Tensors, meta: dict[str, Any], head: Head, *, horizon: int, most: int, limits: Limits, rate: float
+    tensors: Tensors,
+    meta: dict[str, Any],
+    head: Head,
+    *,
+    horizon: int,
+    most: int,
+    shown: int,
+    limits: Limits,
+    rate: float,
 ) -> Learner:
     """The learner again. `head` is the one of the release that `meta` names.
 
@@ -204,6 +212,7 @@ def to_learner(
         window = Window(
             horizon,
             most,
+            shown,
             watermark=watermark,
             mark=mark,
             floor=floor,

@@ -124,7 +124,7 @@ class Partitions:
         assert self.release is not None
         number, head = self.release
         limits = self._limits()
-        window = Window(limits["horizon"], limits["most"])
+        window = Window(limits["horizon"], limits["most"], limits["shown"])
         tastes = Tastes(head.dimension, limits["limits"])
         return Learner(partition, head, number, window, tastes, Budget(limits["rate"]))
 
@@ -133,6 +133,7 @@ class Partitions:
         return {
             "horizon": int(settings.join_seconds * 1e6),
             "most": settings.window_events,
+            "shown": settings.impressions_per_window,
             "limits": Limits(
                 settings.holdout, settings.residual_norm, settings.pairs_per_hour, int(settings.taste_days * 24 * HOUR)
             ),

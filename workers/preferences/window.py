@@ -45,6 +45,9 @@ LAGS = 1
 much; what a couple costs is the largest part of an event's time beside its decoding."""
 KIND_WEIGHT = np.array([0, 1, 2, 2, 0], np.float32)
 """By kind: a like or dislike is said on purpose and counts twice."""
+MOST_SHOWN = 60
+"""Impressions of one person in the window beyond which further ones join no chain, by default: a person looks at a few
+pages in ten minutes, a bot at a hundred, and would be everybody's neighbour."""
 STRIDES = 60
 """The window's lower end moves when the watermark enters another sixtieth of the horizon, 10 s by default,"""
 OFFSET_STRIDE = 16_384
@@ -67,6 +70,7 @@ class Counts:
     unjoined: int = 0  # a click that names no impression, or one that never came, or a second one on the same
     mismatched: int = 0  # an answer by another user or to another cover than the impression it names
     couples: int = 0
+    crowding: int = 0  # impressions of people who look at more than a person can
     unlogged: int = 0  # couples of two people without a logged choice on both sides
     erased: int = 0  # events of people who were erased
 
@@ -163,6 +167,7 @@ class Window:
 
     horizon: int
     most: int = 2_000_000
+    most_shown: int = MOST_SHOWN
     watermark: int = -(2**62)
     mark: int = -(2**62)  # the watermark and
     floor: int = -(2**62)  # the offset that bound the window in this epoch
@@ -291,12 +296,36 @@ class Window:
             fresh[~fresh] = ~self.alive(there[~fresh])
             self.named.put(link[renamed[fresh]], number[renamed[fresh]])
             self.columns["answered"][number[renamed[fresh]] - self.base] |= NAMED
-        self._chain(number[shown], item[shown])
+        chained = np.flatnonzero(shown)
+        chained = chained[self._is_seldom(number[0], number[chained])]
+        self._chain(number[chained], item[chained])
+        self.counts.crowding += int(np.count_nonzero(shown)) - len(chained)
         joinable = ((kind != IMPRESSION) & has_link) | own
         self.counts.impressions += int(np.count_nonzero(kind == IMPRESSION))
         self.counts.answers += int(np.count_nonzero(kind != IMPRESSION))
         self.counts.unjoined += int(np.count_nonzero((kind == CLICK) & ~has_link))
         self.waiting = np.concatenate([self.waiting, number[joinable]])
+
+    def _is_seldom(self, before: int, rows: Ints) -> NDArray[np.bool_]:
+        """Which of these impressions are among the first `most_shown` of their person, in a window that ends with each.
+
+        Args:
+            before: number of the first row of this part: those in front of it are counted as of this epoch.
+        """
+        held = int(before) - self.base
+        columns = self.columns
+        living = (columns["time"][:held] >= self.mark) & (columns["item"][:held] >= 0)
+        living &= columns["offset"][:held] >= self.floor
+        shown = np.bincount(columns["user"][:held][living], minlength=len(self.users))
+        user = self._column("user", rows)
+        order = np.argsort(user, kind="stable")
+        ordered = user[order]
+        starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]])) if len(rows) else rows
+        rank = np.empty(len(rows), np.int64)
+        lengths = np.diff(np.append(starts, len(rows)))
+        rank[order] = np.arange(len(rows)) - np.repeat(starts, lengths)
+        seldom: NDArray[np.bool_] = shown[user] + rank < self.most_shown
+        return seldom
 
     def _chain(self, number: Ints, item: Ints) -> None:
         """Link each impression with the one of the same item before it."""

@@ -13,7 +13,7 @@ from workers.preferences.propensity import Tokens, Weights
 from workers.preferences.tastes import Limits
 from workers.preferences.trainer import Trainer
 
-LIMITS = {"horizon": 600_000_000, "most": 2_000_000, "limits": Limits(0.05, 0.5, 10**6), "rate": 1e6}
+LIMITS = {"horizon": 600_000_000, "most": 2_000_000, "shown": 10**6, "limits": Limits(0.05, 0.5, 10**6), "rate": 1e6}
 
 
 def learn(learner: Learner, world: TasteWorld, values: list[bytes], size: int = 10_000) -> list[Pairs]:

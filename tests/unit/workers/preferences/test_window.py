@@ -48,7 +48,7 @@ def told(window: Window, parts: Sequence[Couples]) -> list[tuple[str, str, str, 
 
 
 def couples_of(*events: tuple) -> tuple[list[tuple[str, str, str, str, float]], Window]:
-    window = Window(HORIZON)
+    window = Window(HORIZON, most_shown=10**6)
     parts, _ = add(window, columns(events))
     return told(window, parts), window
 
@@ -255,13 +255,13 @@ def stream(n: int, seed: int) -> Columns:
     return columns([event for _, event in events])
 
 
-@pytest.mark.parametrize("most", [2_000_000, 100])
-def test_how_the_stream_is_cut_shows_nowhere(most: int) -> None:
+@pytest.mark.parametrize(("most", "shown"), [(2_000_000, 60), (100, 60), (2_000_000, 8)])
+def test_how_the_stream_is_cut_shows_nowhere(most: int, shown: int) -> None:
     batch = stream(6000, 3)
     batch.offset[:] = np.arange(len(batch)) * 20  # crosses the strides of `most`
     seen = []
     for size in (1, 7, 1000, 100_000):
-        window, couples, answers = Window(HORIZON, most * 20), [], []
+        window, couples, answers = Window(HORIZON, most * 20, shown), [], []
         for start in range(0, len(batch), size):
             made, answered = add(window, batch.span(start, min(start + size, len(batch))))
             couples += told(window, made)
@@ -269,10 +269,29 @@ def test_how_the_stream_is_cut_shows_nowhere(most: int) -> None:
                 (window.users.listed[u], kind) for a in answered for u, kind in zip(a.user, a.kind, strict=True)
             ]
         seen.append((couples, answers, window.counts.as_dict(), window.waiting.tolist()))
-    assert len(seen[0][0]) > 500
+    assert len(seen[0][0]) > 200
+    assert (seen[0][2]["crowding"] > 100) == (shown == 8)
     assert seen[1] == seen[0]
     assert seen[2] == seen[0]
     assert seen[3] == seen[0]
+
+
+def test_who_looks_at_more_than_a_person_can_is_nobodys_neighbour() -> None:
+    window = Window(HORIZON, most_shown=3)
+    bot = [(IMPRESSION, f"b{number}", "bot", "a1", number) for number in range(10)]
+    people = [
+        (IMPRESSION, "1", "ann", "a2", 10),
+        (IMPRESSION, "2", "cat", "a3", 11),
+        (CLICK, "3", "ann", "a2", 12, "1"),
+    ]
+    clicks = [(CLICK, f"c{number}", "bot", "a1", 13, f"b{number}") for number in range(10)]
+    parts, _ = add(window, columns([*bot, *people, (CLICK, "3", "ann", "a2", 12, "1"), *clicks]))
+    couples = told(window, parts)
+    assert window.counts.crowding == 7
+    assert couples == [("ann", "a2", "bot", "a1", 1), ("ann", "a2", "cat", "a3", 1), ("bot", "a1", "ann", "a2", 1)]
+    later = [(IMPRESSION, "b99", "bot", "a1", 2000), (CLICK, "c99", "bot", "a1", 2001, "b99")]
+    add(window, columns([*later, (IMPRESSION, "4", "dan", "a2", 2002)], first=100))
+    assert window.counts.crowding == 7  # a window later they begin anew
 
 
 def test_rows_are_freed() -> None:
