@@ -66,11 +66,15 @@ def world(
     world.close()
 
 
-@pytest.fixture(scope="module")
-def port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def port() -> int:
+    return free_port()
 
 
 @pytest.fixture(scope="module")
@@ -390,6 +394,17 @@ def test_while_servers_are_away_nothing_is_lost_and_it_goes_on_by_itself(
     assert len(world.dead) == dead
 
 
+def test_without_work_it_notices_too_that_a_store_is_away(
+    world: World, covers: Child, servers: Embedded | Real, port: int
+) -> None:
+    until(lambda: ready(port) == {}, 60)
+    servers.pause_s3()
+    until(lambda: "s3" in ready(port), 60)
+    servers.resume_s3()
+    until(lambda: ready(port) == {}, 60)
+    covers.check()
+
+
 def _adapter(world: World, folder: Path, change: str) -> Path:
     """A copy of the adapter with other weights."""
     shutil.copytree(world.model / "adapter", folder)
@@ -502,3 +517,21 @@ def test_sigterm_drains_and_the_next_worker_goes_on(world: World, covers: Child,
         assert manifest.generation == 1
         assert {event.outcome for event in world.ready[source]} == {Outcome.DRAWN}
         assert len({event.event_id() for event in world.ready[source]}) == 1
+
+
+def test_sigterm_is_obeyed_though_the_store_is_away(world: World, zygote: Zygote, servers: Embedded | Real) -> None:
+    port = free_port()
+    environment = world.environment() | {"ICG_HEALTH_PORT": str(port)}
+    with zygote.start("covers", [], environment, world.folder / "covers3.log").running() as first:
+        until(lambda: ready(port) == {}, 90)
+        servers.pause_s3()
+        try:
+            source = world.send(publish("undecided"))
+            until(lambda: "s3" in ready(port), 60)
+            assert first.terminate(60) == 0
+        finally:
+            servers.resume_s3()
+    with zygote.start("covers", [], world.environment(), world.folder / "covers4.log").running() as again:
+        world.wait([source], 90, again.check)
+        assert again.terminate(60) == 0
+    assert {event.outcome for event in world.ready[source]} == {Outcome.DRAWN}
