@@ -16,10 +16,8 @@ from __future__ import annotations
 
 import copy
 import fcntl
-import json
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -29,10 +27,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from icg.tiny.files import write_whole
+from icg.training_log import Log
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -125,7 +123,7 @@ def fit(model: Model, task: Task[Model], run: Run, signature: str) -> Model:
             stack.enter_context(_alone(run.folder))
         accelerator.wait_for_everyone()
         stop = stack.enter_context(_stop_requests())
-        log = stack.enter_context(Log(run, accelerator.is_main_process))
+        log = stack.enter_context(Log(run.folder, run.steps, accelerator.is_main_process))
         return _Fit(model, task, run, signature, accelerator, log).to_the_end(stop)
 
 
@@ -291,58 +289,6 @@ def _persistent_buffers(model: nn.Module) -> dict[str, Tensor]:
 def _copy_into(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
     for name, tensor in own.items():
         tensor.copy_(given[name])
-
-
-class Log:
-    """`log.jsonl`, TensorBoard's events beside it, and on a terminal a progress bar instead of the lines."""
-
-    def __init__(self, run: Run, main: bool) -> None:
-        self.run = run
-        self.main = main
-        self.bar: Progress | None = None
-        self.writer: Any = None
-        self.logged = (0, time.monotonic())
-
-    def begin(self, step: int) -> None:
-        self.logged = (step, time.monotonic())
-        if not self.main:
-            return
-        from torch.utils.tensorboard import SummaryWriter
-
-        # What an interrupted run had written after its checkpoint is hidden.
-        self.writer = SummaryWriter(str(self.run.folder / "tensorboard"), purge_step=step)
-        if sys.stdout.isatty():
-            columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self.bar = Progress(*columns, TextColumn("{task.fields[figures]}"))
-            self.bar.add_task(self.run.folder.name, total=self.run.steps, completed=step, figures="")
-            self.bar.start()
-
-    def __call__(self, step: int, **figures: float) -> None:
-        if not self.main:
-            return
-        before, then = self.logged
-        self.logged = (step, time.monotonic())
-        if step > before and "loss" in figures:
-            figures["steps_per_second"] = (step - before) / (self.logged[1] - then)
-        for name, value in figures.items():
-            self.writer.add_scalar(name, value, step)
-        line = {"time": round(time.time()), "step": step, **{name: float(f"{x:.5g}") for name, x in figures.items()}}
-        with (self.run.folder / "log.jsonl").open("a") as log:
-            log.write(json.dumps(line) + "\n")
-        if self.bar is None:
-            print(line, flush=True)
-        else:
-            shown = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
-            self.bar.update(self.bar.task_ids[0], completed=step, figures=shown)
-
-    def __enter__(self) -> Log:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.stop()
-        if self.writer is not None:
-            self.writer.close()
 
 
 @contextmanager

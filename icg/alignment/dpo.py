@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -46,7 +47,7 @@ class DPOConfig:
     beta: float = 500.0  # how sharply the errors' difference is held to decide
     neutral: float = 0.1  # share of rows with the neutral user, held where they were
     gates: float = 0.1  # as in liked-SFT
-    asking: Asking = field(default_factory=Asking)
+    asking: Asking = field(default_factory=Asking.by_title)
 
 
 def train(
@@ -102,9 +103,10 @@ def kept_pairs(
     material: Material, people: People, score: Scorer, config: DPOConfig, path: Path, generator: torch.Generator
 ) -> Batch:
     """What was drawn before, or pairs drawn and scored now: `best` and `worst` latents of items for `users`."""
-    if not path.exists():
-        made = make_pairs(material, people, score, config, generator)
-        write_whole(path, lambda partial: save_file(made, partial))
+    with PartialState(cpu=material.base.device.type == "cpu").main_process_first():
+        if not path.exists():
+            made = make_pairs(material, people, score, config, generator)
+            write_whole(path, lambda partial: save_file(made, partial))
     return load_file(path)
 
 

@@ -42,7 +42,7 @@ class LikedConfig:
     neutral: float = 0.2  # share of rows with the neutral user
     gates: float = 0.1  # where the users' way in begins: at 0 a vector would have no gradient
     meta: bool = False  # train the meta tokens too: then the MLLM runs at every step
-    asking: Asking = field(default_factory=Asking)
+    asking: Asking = field(default_factory=Asking.by_title)
 
 
 def train(

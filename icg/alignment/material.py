@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -45,6 +45,11 @@ class Asking:
     drop_title: float = 0.15  # share of rows without title; never the same rows
     bare: float = 0.5  # of the titles, share that stands without a template
     captions: float = 0.3  # share of rows called by one of their further captions, where they have any
+
+    @classmethod
+    def by_title(cls) -> Self:
+        """Bare titles alone, as platforms have them: what a caption says of a picture's style is a user's to say."""
+        return cls(bare=1.0, captions=0.0)
 
     def draw(self, catalogue: Catalogue, rows: Tensor, generator: torch.Generator) -> Batch:
         """For rows [n]: `text` (number of a text of each row), `titled` (bool), `reference` (a picture, or -1), [n]."""

@@ -49,7 +49,7 @@ class RewardsConfig:
     gates: float = 0.1  # as in liked-SFT, should the starting adapter know nobody
     meta: bool = False  # train the meta tokens too
     begin: int = 32  # covers whose rewards set the statistics before the first step
-    asking: Asking = field(default_factory=Asking)
+    asking: Asking = field(default_factory=Asking.by_title)
 
 
 class Aligned(Student):

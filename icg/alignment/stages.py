@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from numpy.typing import NDArray
 
 from icg.alignment import dpo, liked, rewards, warmup
@@ -62,7 +63,14 @@ class Stage:
             dtype="bfloat16" if torch.device(self.device).type == "cuda" else "float32",
         )
         parts = [self.part("base"), self.part("mllm"), self.part("adapter")]
-        return CoverGenerator.from_parts(*parts, device=self.device, sampler=sampler)
+        return CoverGenerator.from_parts(*parts, device=self.place(), sampler=sampler)
+
+    def place(self) -> str:
+        """This process's own device: under `accelerate launch` each has another GPU."""
+        kind = torch.device(self.device).type
+        if kind == "cuda" and not torch.cuda.is_available():
+            raise ValueError("there is no CUDA device here")
+        return str(PartialState(cpu=kind == "cpu").device)
 
     def part(self, name: str) -> Path:
         """A part's folder: of the stage before if it has it, of the model else."""
@@ -161,18 +169,18 @@ class _World:
         choices = read_choices(stage.choices, len(train))
         material = Material(stack, train)
         model = stage.model
-        people, taste = _taste(material, choices, model / "space", model / "preference", stage.device)
+        people, taste = _taste(material, choices, model / "space", model / "preference", stage.place())
         if (space := taste_space(model)) != stack.space:
             raise ValueError(f"the adapter is of space {stack.space[:12]}, the preference model of {space[:12]}")
         with quietly():
-            relevance = Relevance.from_pretrained(model / "rewards" / "relevance").to(stage.device)
+            relevance = Relevance.from_pretrained(model / "rewards" / "relevance").to(stage.place())
             folder = model / "rewards" / "aesthetic"
-            aesthetic = Aesthetic.from_pretrained(folder).to(stage.device) if folder.is_dir() else None
-        objective = Objective(taste, relevance, aesthetic, Weights()).to(stage.device)
+            aesthetic = Aesthetic.from_pretrained(folder).to(stage.place()) if folder.is_dir() else None
+        objective = Objective(taste, relevance, aesthetic, Weights()).to(stage.place())
         judge = None
         if stage.judge is not None:
-            theirs = _taste(material, choices, stage.judge / "space", stage.judge / "preference", stage.device)
-            judge = Taste(theirs[1].model, same_segments(theirs[0], people)).to(stage.device)
+            theirs = _taste(material, choices, stage.judge / "space", stage.judge / "preference", stage.place())
+            judge = Taste(theirs[1].model, same_segments(theirs[0], people)).to(stage.place())
         watch = Watch(Material(stack, held), objective, judge, people, WatchConfig(items=stage.watched))
         return cls(material, choices, people, objective, watch)
 
@@ -199,6 +207,8 @@ def _taste(material: Material, choices: Choices, space: Path, preference: Path, 
 
 def _write(stage: Stage, student: Student, read_anew: bool = False) -> Path:
     """The stage's result beside its checkpoint; an MLLM that some stage has trained goes along from stage to stage."""
+    if not PartialState().is_main_process:
+        return stage.folder / "adapter"
     student.adapter.save_pretrained(stage.folder / "adapter")
     if read_anew or stage.part("mllm") != stage.model / "mllm":
         student.mllm.save_pretrained(stage.folder / "mllm")
