@@ -1,9 +1,13 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from icg.evaluation import figures
+from icg.evaluation import compare, figures
 from icg.evaluation.compare import wrong_reference
+from icg.evaluation.emoji import Gallery
 from icg.evaluation.panel import Measured
+from icg.evaluation.relevance import Titles, blurred, real_hits
 
 
 def table(mean: float, seed: int, people: int = 12, concepts: int = 30) -> np.ndarray:
@@ -14,7 +18,7 @@ def measured(utility: np.ndarray, hit: float = 1.0, second: np.ndarray | None = 
     shape = utility.shape
     hits = np.random.default_rng(0).random(shape) < hit
     features = np.random.default_rng(1).normal(size=(*shape, 4))
-    return Measured(utility, second, hits, hits, hits, None, features, 100, 1.0)
+    return Measured(utility, second, hits, hits, hits, hits, hits, None, features, 100, 1.0)
 
 
 def test_wins_are_a_half_for_the_same_and_count_ties_half() -> None:
@@ -80,3 +84,28 @@ def test_a_wrong_reference_must_lower_relevance() -> None:
     right, wrong = {"icg": measured(table(0, 1), hit=0.9)}, {"icg": measured(table(0, 1), hit=0.3)}
     assert wrong_reference(right, wrong)[0].reached
     assert not wrong_reference(wrong, right)[0].reached
+
+
+def test_sharing_steps_is_judged_by_what_it_keeps_of_what_there_was() -> None:
+    neutral, full = measured(table(0.0, 1)), measured(table(1.0, 1))
+    half = replace(measured(table(0.0, 1) + 0.5), evaluations=60)
+    rows = {row.name: row for row in compare.fast({"neutral": neutral, "icg": half, "icg_full": full}, chance=0.04)}
+    assert rows["quality_kept"].value == pytest.approx(0.5)
+    assert rows["quality_kept"].reached is False
+    assert rows["fast_relevance_kept"].value == pytest.approx(1)
+    assert rows["fast_evaluations"].value == 0.6
+    other = {row.name: row.value for row in compare.rival("liked_sft", {"neutral": neutral, "liked_sft": full}, 0.04)}
+    assert other["liked_sft_wins_over_neutral"] == 1.0
+
+
+def test_eight_pixels_a_side_see_colours_and_places_alone(unseen: Gallery) -> None:
+    pixels = unseen.pictures.pixels
+    seen = blurred(pixels)
+    assert seen.shape == (len(pixels), 192)
+    assert np.allclose(np.linalg.norm(seen, axis=1), 1)
+    # Shuffled within every patch of 8 x 8 a picture looks the same; mirrored it does not.
+    patches = pixels.reshape(len(pixels), 8, 8, 8, 8, 3)
+    assert np.allclose(blurred(patches[:, :, ::-1, :, ::-1].reshape(pixels.shape)), seen)
+    assert not np.allclose(blurred(pixels[:, :, ::-1]), seen)
+    five, first = real_hits(Titles.by_pixels(unseen), unseen, seen)
+    assert 5 / len(unseen.concepts()) < first <= five <= 1
