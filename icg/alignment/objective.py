@@ -54,11 +54,14 @@ class Objective(nn.Module):
 
     def rewards(self, images: Tensor, users: Tensor, titles: Sequence[str]) -> Tensor:
         """[n, rewards] of pictures [n, 3, height, width] in [0, 1], for numbers of people [n]."""
-        told = torch.cat([kept["title"] for kept in self._titles(titles)])
-        columns = [self.taste(images, users), (self.relevance.images(images) * told).sum(-1)]
-        if self.aesthetic is not None:
-            columns.append(self.aesthetic(images))
-        return torch.stack(columns, dim=1)
+        # In full precision also where a trainer's autocast is on: pictures of one item differ by little.
+        with torch.autocast(images.device.type, enabled=False):
+            images = images.float()
+            told = torch.cat([kept["title"] for kept in self._titles(titles)])
+            columns = [self.taste(images, users), (self.relevance.images(images) * told).sum(-1)]
+            if self.aesthetic is not None:
+                columns.append(self.aesthetic(images))
+            return torch.stack(columns, dim=1)
 
     def standard(self, rewards: Tensor) -> Tensor:
         """Rewards [n, rewards] in running deviations from their running means."""

@@ -66,7 +66,7 @@ def train(material: Material, validation: Material, config: WarmupConfig, run: R
         sheets.save_titles(model, validation, config, run.folder / f"sheet-{step:06d}.png")
         return errors(model, validation, config)
 
-    signature = f"{stack.adapter.config} {config} {signature}"
+    signature = f"{stack.adapter.config} {replace(config, watched=0, shown=0)} {signature}"
     if config.matching:
         short = replace(run, folder=run.folder / "matching", steps=config.matching, cooldown=0, warmup=50)
         student.training_all_but_users(config.also)
