@@ -1,7 +1,11 @@
-"""Without an SDK: nothing is recorded, and what platforms send goes through."""
+"""Without an SDK nothing is recorded, and what platforms send goes through; with one, what is written."""
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 
 import pytest
@@ -61,3 +65,42 @@ def test_it_is_off_until_opentelemetrys_own_variable_says_so(monkeypatch: pytest
     assert not tracing.recording()
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "otlp")
     assert Settings().traces == "otlp"
+
+
+RECORDED = """
+from workers import tracing
+from workers.settings import settings
+
+tracing.configure(settings(), "test")
+tracing.configure(settings(), "test")  # as a command that sends twice does
+headers = [{"traceparent": f"00-{number:032x}-{1:016x}-01".encode()} for number in range(1, 201)]
+with tracing.together("learn", [{}, {"traceparent": b"odd"}, *headers]):
+    pass
+with tracing.processing("item-publish", 3, 7, headers[0]):
+    tracing.sending("cover-ready", "item", "id").end()
+tracing.flush()
+"""
+
+
+def test_with_an_sdk_spans_are_written_with_links_and_names() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", RECORDED],
+        env=os.environ | {"OTEL_TRACES_EXPORTER": "console", "OTEL_SERVICE_NAME": "mine"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    decoder, text, spans = json.JSONDecoder(), done.stderr.strip(), []
+    while text:
+        span, end = decoder.raw_decode(text)
+        spans.append(span)
+        text = text[end:].lstrip()
+    learn, send, process = spans
+    assert learn["name"] == "learn"
+    assert learn["parent_id"] is None
+    assert len(learn["links"]) == tracing.MOST_LINKS - 2  # of the first 128 messages two belong to no trace
+    assert send["parent_id"] == process["context"]["span_id"]
+    assert process["context"]["trace_id"] == f"0x{1:032x}"
+    assert process["attributes"]["messaging.destination.partition.id"] == "3"
+    assert send["resource"]["attributes"]["service.name"] == "mine"
