@@ -97,7 +97,7 @@ class Preferences(Section):
     calibration_margin: float = Field(0.1, description="and for its calibration error.")
     impressions_per_window: int = Field(60, ge=1, description="Of a user: further ones are compared with nothing.")
     pairs_per_hour: int = Field(20, ge=1, description="Of a user's own answers: at most so many pairs train.")
-    pairs_per_second: float = Field(20.0, gt=0, description="Of event time: what a partition sends to the trainer.")
+    pairs_per_second: float = Field(10.0, gt=0, description="Of event time: what a partition sends to the trainer.")
     taste_days: float = Field(30.0, gt=0, description="Half-life of a taste, in event time.")
 
 

@@ -79,15 +79,18 @@ class Tokens:
         """Weights of a batch. Only impressions are asked: a click's echo says the same."""
         n = len(batch)
         choice, bad = np.zeros(n, np.float32), np.zeros(n, bool)
-        held = np.fromiter(map(bool, batch.decision), bool, n) & (batch.kind == IMPRESSION)
+        held = batch.kind == IMPRESSION if any(batch.decision) else bad
         for row in np.flatnonzero(held).tolist():
             token = batch.decision[row]
-            assert token is not None
+            if token is None:
+                continue
             known = self._new.get(token) or self._read(token)
             if known[0] == batch.cover[row] and known[1] == batch.item[row]:
                 choice[row] = known[2]
             else:
                 bad[row] = True
+        if not any(batch.position_propensity):
+            return Weights(choice, np.ones(n, np.float32), bad)
         position = np.array(batch.position_propensity, np.float32)
         position = np.minimum(np.float32(MOST_POSITION), 1 / np.where(np.isnan(position), np.float32(1), position))
         return Weights(choice, position, bad)

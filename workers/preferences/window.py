@@ -183,6 +183,7 @@ class Window:
     open: dict[str, Ints] = field(default_factory=lambda: {name: np.empty(0, np.int64) for name in OPEN})
     seen: Table = field(default_factory=Table)
     named: Table = field(default_factory=Table)  # impressions known by another id than their event's
+    _shown: Ints = field(default_factory=lambda: np.zeros(1024, np.int64))  # by user: at least their impressions held
 
     def __post_init__(self) -> None:
         if not self.columns:
@@ -221,7 +222,9 @@ class Window:
         self.watermark = int(high[-1])
         self.mark = self.watermark // stride * stride - self.horizon
         self.floor = int(batch.offset[0]) // OFFSET_STRIDE * OFFSET_STRIDE - self.most
-        useful = np.fromiter(map(bool, batch.cover), bool, len(batch)) & (batch.kind != DWELL)
+        useful = batch.kind != DWELL
+        if None in batch.cover:
+            useful &= np.fromiter(map(bool, batch.cover), bool, len(batch))
         late = useful & (batch.time < high - self.horizon)
         self.counts.events += len(batch)
         self.counts.without_cover += int(np.count_nonzero(~useful))
@@ -312,12 +315,19 @@ class Window:
         Args:
             before: number of the first row of this part: those in front of it are counted as of this epoch.
         """
+        user = self._column("user", rows)
+        room = len(self.users) - len(self._shown)
+        if room > 0:
+            self._shown = np.concatenate([self._shown, np.zeros(max(room, len(self._shown)), np.int64)])
+        np.add.at(self._shown, user, 1)
+        if not len(rows) or self._shown[user].max() <= self.most_shown:
+            return np.ones(len(rows), bool)
         held = int(before) - self.base
         columns = self.columns
         living = (columns["time"][:held] >= self.mark) & (columns["item"][:held] >= 0)
         living &= columns["offset"][:held] >= self.floor
         shown = np.bincount(columns["user"][:held][living], minlength=len(self.users))
-        user = self._column("user", rows)
+        self._shown = shown + np.bincount(user, minlength=len(shown))
         order = np.argsort(user, kind="stable")
         ordered = user[order]
         starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]])) if len(rows) else rows
@@ -473,6 +483,8 @@ class Window:
         self.columns = _allocate(max(4096, 2 * held))
         for name, column in columns.items():
             self.columns[name][:held] = column
+        shown = self.columns["user"][:held][self.columns["item"][:held] >= 0]
+        self._shown = np.bincount(shown, minlength=len(self.users)).astype(np.int64)
         self._rebuild_seen(0)
         self._rebuild_named(0)
 
@@ -535,6 +547,7 @@ class Window:
         if 2 * len(living) > len(self.users):
             return
         self.users = Names(self.users.listed[number] for number in living.tolist())
+        self._shown = np.concatenate([self._shown, np.zeros(len(living), np.int64)])[living]
         self.columns["user"][:held] = np.searchsorted(living, user)
 
 
