@@ -66,7 +66,7 @@ def _reader(relevance: dict[str, Tensor], aligned: Path | None) -> LlavaForCondi
 
 def main(argv: Sequence[str] | None = None) -> None:
     """`icg train export WEIGHTS`, or `python -m icg.tiny.export WEIGHTS`."""
-    parser = argparse.ArgumentParser(description="Collect the trained parts of icg-tiny in fp16.")
+    parser = argparse.ArgumentParser("icg train export", description="Collect the trained parts of icg-tiny in fp16.")
     parser.add_argument("weights", type=Path)
     parser.add_argument("--stages", type=Path, default=CACHE, help="folder of the stage folders")
     parser.add_argument("--aligned", type=Path, help="folder of the alignment's last stage")
