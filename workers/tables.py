@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -29,7 +30,8 @@ def storage_options(settings: S3) -> dict[str, str]:
         options["AWS_ACCESS_KEY_ID"] = settings.access_key.get_secret_value()
         options["AWS_SECRET_ACCESS_KEY"] = settings.secret_key.get_secret_value()
     if settings.ca_bundle:
-        options["AWS_CA_BUNDLE"] = str(settings.ca_bundle)
+        # The only way there is (delta-io/delta-rs#4246), and it is read once: before the first request.
+        os.environ["SSL_CERT_FILE"] = str(settings.ca_bundle.resolve())
     return options
 
 
