@@ -33,6 +33,8 @@ class Report:
     faults: list[str] = field(default_factory=list)
     recoveries: list[float] = field(default_factory=list)
     """Seconds from each fault's end until an event published then had its outcome."""
+    in_flight: list[int] = field(default_factory=list)
+    """Events without an outcome at each fault's beginning."""
     stuck: list[str] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
     """With which status services ended by themselves; they were started again."""
@@ -48,6 +50,7 @@ class Report:
             "stuck": float(len(self.stuck)),
             "recovery_p95_s": round(p95, 2),
             "faults": float(len(self.faults)),
+            "in_flight_mean": round(statistics.fmean(self.in_flight or [0]), 1),
             "publishes": float(self.published),
             "events": float(self.events),
             "covers_compared": float(self.compared),
@@ -139,7 +142,11 @@ class Run:
 
     def disturb(self, fault: str | None = None) -> None:
         """One fault at a random moment, and the time until an event published at its end has its outcome."""
-        self.rest(self.random.uniform(0, 1.5))
+        # Somewhere between the first and the last of what has just been sent: most states are those of work.
+        pending = [sent for _, sent in self.sent[-100:] if not self.ended(sent)]
+        left = self.random.randrange(len(pending) + 1)
+        self.wait(lambda: sum(not self.ended(sent) for sent in pending) <= left, 20)
+        self.report.in_flight.append(sum(not self.ended(sent) for sent in pending))
         with self.fault(fault or self.random.choice(self.faults())) as name:
             self.report.faults.append(name)
         probe = self.send(self.traffic.publish())

@@ -135,7 +135,7 @@ class _Service:
         background(self._until_stopped(ended))
         background(self._follow_releases())
         background(self.studio.run())
-        background(self.worker.push_rows())
+        background(self.worker.rows.run())
         loop = asyncio.get_running_loop()
 
         def offer(release: Release) -> None:

@@ -49,6 +49,7 @@ from workers.covers.plan import (
     vectors_from,
 )
 from workers.covers.references import Fetcher, Reference
+from workers.covers.rows import Rows
 from workers.covers.studio import Job, Judged, Stale, Studio
 from workers.events import BadEvent, ItemPublish, ItemRefresh, Outcome, Source
 from workers.exceptions import Conflict, Fault, StorageFault
@@ -111,8 +112,7 @@ class Worker:
         self._reading = asyncio.Lock()
         self._embeddings = Embeddings(ports.store)
         self._vectors: tuple[Loaded | None, float, dict[str, dict[str, Any]]] = (None, 0.0, {})
-        self._rows: list[tuple[dict[str, Any], asyncio.Future[None]]] = []
-        self._rows_there = asyncio.Event()
+        self.rows = Rows(ports.store, ports.features, patience, self._row)
         self.drawn = 0
         """Events whose covers are drawn and which only have to be stored and announced."""
 
@@ -428,32 +428,17 @@ class Worker:
         """Feast, then `cover-ready`, from the manifest alone."""
         if manifest is not None and outcome in {Outcome.DRAWN, Outcome.RETRACTED}:
             with metrics.stage("feast"):
-                size = self._rendition.rendition_id
-                known = await self._patience("s3", "read embeddings", self._embeddings.of, manifest, size)
-                await self._push(feast_row(manifest, size, known))
+                await self.rows.follow(manifest)
         event = ready_event(item_id, manifest, message.source(), outcome, self._ports.store.address, reason)
         with metrics.stage("ready"):
             await self._deliver(lambda: self._ports.producer.send_event(event, event.event_id()))
         if message.timestamp_ms > 0:
             metrics.READY.labels(message.topic).observe(max(0.0, time.time() - message.timestamp_ms / 1000))
 
-    async def _push(self, row: dict[str, Any]) -> None:
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._rows.append((row, done))
-        self._rows_there.set()
-        await done
-
-    async def push_rows(self) -> None:
-        """Write rows to Feast, all that have gathered in one call; until cancelled."""
-        while True:
-            await self._rows_there.wait()
-            self._rows_there.clear()
-            taken, self._rows = self._rows, []
-            rows = [row for row, _ in taken]
-            await self._patience("feast", "write item_covers", self._ports.features.push, "item_covers", rows)
-            for _, done in taken:
-                if not done.done():
-                    done.set_result(None)
+    async def _row(self, manifest: Manifest) -> dict[str, Any]:
+        size = self._rendition.rendition_id
+        known = await self._patience("s3", "read embeddings", self._embeddings.of, manifest, size)
+        return feast_row(manifest, size, known)
 
     async def _refuse(self, message: Message, reason: str) -> None:
         log.warning("dead letter from %s[%d]@%d: %s", message.topic, message.partition, message.offset, reason)
