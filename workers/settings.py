@@ -188,6 +188,11 @@ def settings() -> Settings:
     return Settings()
 
 
+def trust_authority(file: Path) -> None:
+    """For libraries that take a certificate authority by `SSL_CERT_FILE` alone; before their first connection."""
+    os.environ["SSL_CERT_FILE"] = str(file.resolve())
+
+
 def environment(**sections: BaseModel) -> dict[str, str]:
     """The environment for a child process: this one's, and the given sections spelled as variables."""
     variables = dict(os.environ)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,7 +9,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from workers.exceptions import StorageFault
-from workers.settings import S3
+from workers.settings import S3, trust_authority
 
 
 def storage_options(settings: S3) -> dict[str, str]:
@@ -30,8 +29,7 @@ def storage_options(settings: S3) -> dict[str, str]:
         options["AWS_ACCESS_KEY_ID"] = settings.access_key.get_secret_value()
         options["AWS_SECRET_ACCESS_KEY"] = settings.secret_key.get_secret_value()
     if settings.ca_bundle:
-        # The only way there is (delta-io/delta-rs#4246), and it is read once: before the first request.
-        os.environ["SSL_CERT_FILE"] = str(settings.ca_bundle.resolve())
+        trust_authority(settings.ca_bundle)  # the only way there is: delta-io/delta-rs#4246
     return options
 
 
