@@ -25,13 +25,15 @@ OWN = --also model.vision_tower. --also model.multi_modal_projector.
 train-tiny: $(STAMP)  ## Train icg-tiny into $(TINY): hours on a CPU, minutes on a GPU (DEVICE=cuda).
 	$(TRAIN) autoencoder --data $(EMOJI) --folder $(TINY)/autoencoder --device $(or $(DEVICE),cpu)
 	$(TRAIN) dual-encoder --data $(EMOJI) --folder $(TINY)/dual_encoder --autoencoder $(TINY)/autoencoder/model --device $(or $(DEVICE),cpu)
+	test -e $(TINY)/choices.npz || $(BIN)/python -m icg.evaluation.study $(TINY)/choices.npz --data $(EMOJI)
+	$(TRAIN) preference $(TINY)/choices.npz --data $(EMOJI) --folder $(TINY)/preference_a --half a --autoencoder $(TINY)/autoencoder/model --device $(or $(DEVICE),cpu)
+	$(TRAIN) preference $(TINY)/choices.npz --data $(EMOJI) --folder $(TINY)/preference_b --half b --autoencoder $(TINY)/autoencoder/model --device $(or $(DEVICE),cpu)
 	$(TRAIN) base --data $(EMOJI) --folder $(TINY)/base --autoencoder $(TINY)/autoencoder/model --device $(or $(DEVICE),cpu)
 	$(TRAIN) export $(TINY)/weights --stages $(TINY)
 	test -e $(TINY)/model || $(BIN)/icg init tiny $(TINY)/model --weights $(TINY)/weights
-	test -e $(TINY)/choices.npz || $(BIN)/python -m icg.evaluation.study $(TINY)/choices.npz --data $(EMOJI)
 	$(TRAIN) warmup $(TINY)/model $(EMOJI) $(TINY)/warmup $(OWN) --device $(or $(DEVICE),cpu)
 	$(TRAIN) liked $(TINY)/model $(EMOJI) $(TINY)/choices.npz $(TINY)/liked --start $(TINY)/warmup --device $(or $(DEVICE),cpu)
-	$(TRAIN) rewards $(TINY)/model $(EMOJI) $(TINY)/choices.npz $(TINY)/rewards --start $(TINY)/liked --device $(or $(DEVICE),cpu) $(if $(JUDGE),--judge $(JUDGE))
+	$(TRAIN) rewards $(TINY)/model $(EMOJI) $(TINY)/choices.npz $(TINY)/rewards --start $(TINY)/liked --device $(or $(DEVICE),cpu) --judge $(or $(JUDGE),$(TINY)/preference_b)
 	$(TRAIN) export $(TINY)/shipped --stages $(TINY) --aligned $(TINY)/rewards
 
 check: $(STAMP)  ## Lint, format and types.

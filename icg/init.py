@@ -20,7 +20,7 @@ from icg.mllm import MLLM
 from icg.preference import Head
 from icg.rewards.aesthetic import Aesthetic
 from icg.rewards.vision import Preprocessing
-from icg.tiny import assemble
+from icg.tiny import assemble, preference
 
 DIMENSION = 64
 """Of user vectors, cover embeddings and the preference head."""
@@ -51,10 +51,13 @@ def init_tiny(directory: str | Path, seed: int = 0, *, weights: str | Path | Non
         shutil.rmtree(folder / part, ignore_errors=True)
     with quietly():
         assemble.build(folder, Path(weights) if weights is not None else None, seed)
-        _write_space(folder / "space", seed)
-        space = revision("space", folder / "space")
-        Head.start(space, DIMENSION).save(folder / "preference")
-        _write_aesthetic(folder / "rewards" / "aesthetic", folder / "space", seed)
+        if weights is not None and any(Path(weights).glob("preference-*.safetensors")):
+            space = _write_taste(folder, Path(weights))
+        else:
+            _write_space(folder / "space", seed)
+            space = revision("space", folder / "space")
+            Head.start(space, DIMENSION).save(folder / "preference")
+            _write_aesthetic(folder / "rewards" / "aesthetic", folder / "space", seed)
         _write_adapter(folder, space, seed, gates, Path(weights) if weights is not None else None)
 
 
@@ -119,6 +122,16 @@ def _processor() -> CLIPImageProcessorPil:
     return CLIPImageProcessorPil(
         size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE}, image_mean=half, image_std=half
     )
+
+
+def _write_taste(folder: Path, weights: Path) -> str:
+    """The trained space, its head and what people like on average; the space's revision."""
+    encoder, head = preference.encoder(), Head.start("", DIMENSION)
+    own = preference.own_weights(encoder, head)  # shares the memory of both
+    assemble.load_part(own, weights, "preference")
+    preference.save(encoder, head, folder, revision)
+    (folder / "aesthetic").rename(folder / "rewards" / "aesthetic")
+    return Head.load(folder / "preference").space
 
 
 def _write_space(folder: Path, seed: int) -> None:

@@ -1,6 +1,7 @@
 """`icg train …`: the stages of training, each into a folder of its own, each resumed by calling it again.
 
-Of icg-tiny: autoencoder, decoder, dual-encoder, base, export. Of any model directory: warmup, liked, rewards, dpo.
+Of icg-tiny: autoencoder, decoder, dual-encoder, preference, base, export.
+Of any model directory: warmup, liked, rewards, dpo.
 Under `accelerate launch` a stage takes all GPUs; `--batch` is over all of them.
 """
 
@@ -24,6 +25,7 @@ OF_TINY = {
     "autoencoder": "icg.tiny.autoencoder",
     "decoder": "icg.tiny.decoder",
     "dual-encoder": "icg.tiny.dual_encoder",
+    "preference": "icg.tiny.preference",
     "base": "icg.tiny.base",
     "export": "icg.tiny.export",
 }

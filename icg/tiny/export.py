@@ -8,22 +8,23 @@ import torch
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import LlavaForConditionalGeneration
+from transformers import CLIPVisionModelWithProjection, LlavaForConditionalGeneration
 
 from icg.adapter import WEIGHTS
-from icg.tiny import mllm
+from icg.preference import Head
+from icg.tiny import mllm, preference
 from icg.tiny.assemble import ship
 from icg.tiny.files import CACHE
 from icg.training import ema_weights
 
 
 def export(stages: Path, weights: Path, aligned: Path | None = None) -> dict[str, int]:
-    """Write autoencoder, unet, relevance, mllm and adapter in fp16 from the newest checkpoints; return bytes a file.
+    """Write autoencoder, unet, relevance, preference, mllm and adapter in fp16 as trained so far; return bytes a file.
 
     The MLLM's vision tower begins as the relevance reward's, its projector random: both are trained with the adapter.
 
     Args:
-        stages: the folder of the stage folders.
+        stages: the folder of the stage folders. Without `preference_a` there is no preference model yet.
         weights: where the safetensors files go.
         aligned: folder of the alignment's last stage, with `adapter` and `mllm`; None: there is no adapter yet.
 
@@ -40,6 +41,9 @@ def export(stages: Path, weights: Path, aligned: Path | None = None) -> dict[str
     ship(ema_weights(stages / "base"), weights, "unet")
     ship(relevance, weights, "relevance")
     ship(mllm.own_weights(reader), weights, "mllm")
+    if (tastes := stages / "preference_a").joinpath("preference").is_dir():
+        covers = CLIPVisionModelWithProjection.from_pretrained(tastes / "space", local_files_only=True)
+        ship(preference.own_weights(covers, Head.load(tastes / "preference")), weights, "preference")
     if aligned is not None:
         ship(load_file(aligned / "adapter" / WEIGHTS), weights, "adapter")
     return {path.name: path.stat().st_size for path in sorted(weights.glob("*.safetensors"))}
