@@ -47,8 +47,8 @@ def test_what_all_people_like_is_learned_and_resumed_to_the_bit(pictures: Pictur
     assert preference.agreement(head, odd, embeddings, preference.later(odd), 5) > 0.75
 
     cut = replace(run, folder=tmp_path / "cut")
-    preference.train(CONFIG, replace(cut, steps=25), vae, pictures, choices, "a")
-    again, _ = preference.train(CONFIG, cut, vae, pictures, choices, "a")
+    preference.train(CONFIG, replace(cut, steps=25), vae, pictures, choices, "a", kept=tmp_path / "worn.npy")
+    again, _ = preference.train(CONFIG, cut, vae, pictures, choices, "a", kept=tmp_path / "worn.npy")
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
     with pytest.raises(ValueError, match="was trained as"):
         preference.train(CONFIG, cut, vae, pictures, choices, "b")
