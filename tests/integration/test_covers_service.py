@@ -205,7 +205,7 @@ def test_each_kind_of_bad_input_is_a_dead_letter_and_its_neighbours_get_covers(w
         return value(reference_image=address)
 
     bad = {
-        b"{not json": "Invalid JSON",
+        b"{not json": "not JSON",
         b"\xff\xfe": "JSON",
         b"[]": "Input should be an object",
         b"{}": "item_id: Field required",

@@ -14,6 +14,7 @@ from PIL import Image
 from workers.catalogue import Entry, read
 from workers.clustering import kmeans
 from workers.embeddings import read_file
+from workers.settings import References
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 
@@ -35,7 +36,7 @@ def entries() -> list[Entry]:
         images=EXAMPLES,
         address="s3://icg/references",
         first_version=1,
-        most_bytes=15_000,
+        limits=References(max_bytes=15_000),
     )
     assert catalogue.bad == []
     assert catalogue.ignored == set()
