@@ -209,9 +209,9 @@ def read_with_faust(broker: str, events: int) -> None:
 
         @app.agent(topic)
         async def learn(stream: Any) -> None:
-            async for values in stream.noack_take(TAKE, within=1.0):
+            async for taken in stream.noack_take(TAKE, within=1.0):
                 clock.begin()
-                n = len(values)
+                values, n = [event.value for event in taken], len(taken)
                 offset = np.arange(WARM_EVENTS + clock.seen, WARM_EVENTS + clock.seen + n)
                 batch, _ = decode_values(values, offset, np.full(n, -1, np.int64))
                 core.take(batch)
