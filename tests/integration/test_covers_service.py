@@ -224,8 +224,8 @@ def test_each_kind_of_bad_input_is_a_dead_letter_and_its_neighbours_get_covers(w
         shows(world.store.address("art/cut.jpg")): "the picture is broken",
         shows("s3://secrets/x.png"): "the bucket 'secrets' is not allowed",
         shows("https://169.254.169.254/latest/meta-data/"): "not public",
-        shows("https://localhost/x.png"): "not public",
-        shows("https://no-such-host.invalid/x.png"): "cannot be resolved",
+        shows("https://localhost/x.png"): "no host of the public internet",
+        shows("https://no-such-host.invalid/x.png"): "no host of the public internet",
     }
     sources = {world.send_raw(raw, key="same-partition"): reason for raw, reason in bad.items()}
     sources[world.send_raw(None, key="same-partition")] = "no value"
