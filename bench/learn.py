@@ -21,11 +21,12 @@ os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # befo
 import argparse
 import gc
 import json
+import multiprocessing
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -114,7 +115,7 @@ def measure_core(workload: Workload, events: int) -> tuple[dict[str, float], Cor
     seconds = {"decode": 0.0, "full": 0.0, "wall": 0.0}
     memory: dict[int, float] = {}
     seen = 0
-    for messages in workload.messages(events, CHUNK):
+    for messages in made_elsewhere(workload, events):
         gc.collect()
         gc.freeze()  # the preloaded messages are no work of the learner's collector
         batches = [messages[start : start + BATCH] for start in range(0, len(messages), BATCH)]
@@ -142,6 +143,31 @@ def measure_core(workload: Workload, events: int) -> tuple[dict[str, float], Cor
         figures["memory_growth"] = memory[seen] / memory[MILLION] - 1
         figures["memory_mib"] = memory[seen] / 2**20
     return figures, core
+
+
+def made_elsewhere(workload: Workload, events: int) -> Iterator[list[Any]]:
+    """`workload.messages`, drawn and encoded by a process of its own: up to 100 MB that come and go with its blocks
+    would hide what the learner's memory does."""
+    context = multiprocessing.get_context("spawn")
+    reader, writer = context.Pipe(duplex=False)
+    maker = context.Process(target=_make, args=(workload, events, writer), daemon=True)
+    maker.start()
+    writer.close()
+    offset = 0
+    try:
+        while offset < events:
+            messages = workload.wrapped(reader.recv(), offset)
+            offset += len(messages)
+            yield messages
+    finally:
+        reader.close()
+        maker.terminate()
+        maker.join(10)
+
+
+def _make(workload: Workload, events: int, writer: Any) -> None:
+    for values in workload.events(events, CHUNK):
+        writer.send(values)
 
 
 def resident() -> float:

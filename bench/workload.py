@@ -135,18 +135,22 @@ class Workload:
         """The same as messages of partition 0, as confluent-kafka hands them over."""
         offset = 0
         for values in self.events(n, chunk):
-            stamp = (START + int(offset / self.rate * 1e6)) // 1000
-            yield [
-                Message(
-                    topic="user-behavior",
-                    partition=0,
-                    offset=offset + number,
-                    value=value,
-                    timestamp=(TIMESTAMP_CREATE_TIME, stamp),
-                )
-                for number, value in enumerate(values)
-            ]
+            yield self.wrapped(values, offset)
             offset += len(values)
+
+    def wrapped(self, values: list[bytes], offset: int) -> list[Message]:
+        """Values as messages at consecutive offsets from `offset` on."""
+        stamp = (START + int(offset / self.rate * 1e6)) // 1000
+        return [
+            Message(
+                topic="user-behavior",
+                partition=0,
+                offset=offset + number,
+                value=value,
+                timestamp=(TIMESTAMP_CREATE_TIME, stamp),
+            )
+            for number, value in enumerate(values)
+        ]
 
 
 def main() -> None:
