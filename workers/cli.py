@@ -103,22 +103,40 @@ def simulate(
     catalogue: Annotated[Path, typer.Argument(help="The JSONL catalogue that was published.", exists=True)],
     users: Annotated[Path, typer.Argument(help="Parquet file of users and embeddings.", exists=True)],
     api: Annotated[str, typer.Option(help="Address of the api.")] = "http://127.0.0.1:8080",
-    pages: Annotated[int, typer.Option(min=1)] = 1000,
-    seed: int = 0,
+    pages: Annotated[int, typer.Option(min=1, help="In all.")] = 1000,
+    page_size: Annotated[int, typer.Option(min=1, max=200, help="Items on a page.")] = 12,
+    at_once: Annotated[int, typer.Option(min=1, help="Pages that are read at a time.")] = 4,
+    seed: Annotated[int, typer.Option(help="The same seed and covers: the same readers, tastes and pages.")] = 0,
+    click_rate: Annotated[float, typer.Option(help="At the first position, of what leaves a reader cold.")] = 0.1,
+    drift_at: Annotated[int | None, typer.Option(min=0, help="Page from which on tastes are others, once.")] = None,
+    drift: Annotated[float, typer.Option(help="Share of a taste that is then new.")] = 0.5,
+    present: Annotated[float, typer.Option(help="Share of the users who read at a time.")] = 0.8,
+    churn: Annotated[float, typer.Option(min=0, help="Users who leave for others, per 1000 pages.")] = 20.0,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the totals there.")] = None,
 ) -> None:
-    """A simulated audience: fetches covers by HTTP, looks at them, reports to user-behavior."""
+    """A simulated audience: fetches covers by HTTP, looks at their pixels, reports to user-behavior. Nobody is real."""
     import asyncio
     import json
 
+    from icg.evaluation.audience import Habits
+    from workers.exceptions import UserError
     from workers.messaging import Producer
     from workers.settings import settings
     from workers.simulate import Audience
 
-    items = [json.loads(line) for line in catalogue.read_text().splitlines() if line.strip()]
-    audience = Audience.load(users, items, seed=seed)
+    try:
+        habits = Habits(click_rate, drift_at=drift_at, drift=drift, present=present, churn=churn / 1000)
+        items = [json.loads(line) for line in catalogue.read_text().splitlines() if line.strip()]
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    audience = Audience.load(users, items, seed=seed, habits=habits)
     producer = Producer(settings().kafka, "simulated-audience")
-    totals = asyncio.run(audience.read(api, items, producer, pages=pages))
-    producer.close()
+    try:
+        totals = asyncio.run(audience.read(api, items, producer, pages=pages, page_size=page_size, readers=at_once))
+    finally:
+        producer.close()
+    if json_file is not None:
+        json_file.write_text(json.dumps(totals.figures(), indent=2) + "\n")
     typer.echo(
         f"simulated: {totals.pages} pages, {totals.impressions} impressions, {totals.clicks} clicks, "
         f"{totals.failures} pages failed; fetch p50 {totals.percentile(50) * 1000:.0f} ms"

@@ -1,17 +1,17 @@
 """A simulated audience: it fetches covers by HTTP, looks at the bytes, and reports to `user-behavior` like a platform.
 
-It is named as simulated wherever it is reported. It sees what a person sees (the picture, the title, the position) and
-speaks only HTTP and Kafka; segments, rewards and revisions never reach a choice.
+It is named as simulated wherever it is reported. It speaks only HTTP and Kafka. What a reader is given is `Seen`: the
+picture, the title and the topic, in the order of the page. The rest of the api's answer is what a platform echoes, and
+never reaches a choice. How people choose is in `icg.evaluation.audience`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import io
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,30 +19,31 @@ from typing import Any
 
 import httpx
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from icg.evaluation.attributes import NAMES, attributes
+from icg.evaluation.audience import Habits, Readers
 from icg.evaluation.people import Floats, Population, Standardiser
 from workers.events import BehaviorKind, UserBehavior
 from workers.exceptions import UserError
 from workers.messaging import Producer
 
-POSITION_DISCOUNT = 0.85
-"""A reader looks at position k + 1 so much less often than at position k."""
-
 SCALE_PICTURES = 50
 """The scale of the attributes is fitted on the first covers that anybody saw, then fixed: a taste must not move with
 the data. Until then covers leave everybody cold."""
+SURFACE = "simulated"
+ECHOED = ("item_id", "cover_id", "segment_id", "decision")
+"""Of an answer, what a platform puts into its events."""
 
 
 @dataclass(frozen=True)
-class Shown:
-    """What a person sees of one entry of a page, and what the platform must echo about it."""
+class Seen:
+    """All that a reader gets to know of one entry of a page; its position is its place in the page."""
 
-    item_id: str
     title: str
-    picture: Floats
-    echo: dict[str, Any]
+    topic: int
+    picture: Floats  # [24], standardised attributes of the downloaded bytes
 
 
 @dataclass
@@ -58,40 +59,42 @@ class Totals:
     def percentile(self, q: float) -> float:
         return float(np.percentile(self.seconds, q)) if self.seconds else float("nan")
 
+    def figures(self) -> dict[str, float]:
+        """Named as simulated, for a report."""
+        return {
+            "simulated_pages": self.pages,
+            "simulated_impressions": self.impressions,
+            "simulated_clicks": self.clicks,
+            "simulated_click_rate": self.clicks / max(1, self.impressions),
+            "failed_pages": self.failures,
+            "fetch_p50_ms": self.percentile(50) * 1000,
+            "fetch_p95_ms": self.percentile(95) * 1000,
+        }
+
 
 class Audience:
-    """Readers with hidden tastes.
+    """Simulated readers at a real platform's two doors.
 
     Args:
-        users: ids, one for each person of the population.
-        topics: category name of an item to its column in the population's tastes.
-        click_rate: of a person for a cover of average utility at the first position.
+        users: ids, one for each of the readers.
+        topics: category name of an item to its column in the readers' tastes.
     """
 
-    def __init__(
-        self,
-        users: Sequence[str],
-        people: Population,
-        topics: Sequence[str],
-        *,
-        seed: int = 0,
-        click_rate: float = 0.07,
-        taste: float = 1.0,
-    ) -> None:
-        if len(users) != len(people.general):
-            raise ValueError(f"{len(users)} users for {len(people.general)} simulated people")
+    def __init__(self, users: Sequence[str], readers: Readers, topics: Sequence[str], *, seed: int = 0) -> None:
+        if len(users) != len(readers):
+            raise ValueError(f"{len(users)} users for {len(readers)} simulated people")
         self.totals = Totals()
         self._users = list(users)
-        self._people = people
+        self._readers = readers
         self._topics = {name: column for column, name in enumerate(topics)}
         self._seed = seed
-        self._bias = float(np.log(click_rate / (1 - click_rate)))
-        self._taste = taste
         self._pictures: dict[str, Floats] = {}
         self._standardise: Standardiser | None = None
 
     @classmethod
-    def load(cls, users: Path, items: Sequence[dict[str, Any]], *, seed: int = 0) -> Audience:
+    def load(
+        cls, users: Path, items: Sequence[dict[str, Any]], *, seed: int = 0, habits: Habits | None = None
+    ) -> Audience:
         """People for a Parquet file of users (`user_id`, `embedding`), with tastes that their embeddings hint at.
 
         Args:
@@ -106,22 +109,7 @@ class Audience:
         topics = sorted({item.get("category") or "" for item in items})
         embeddings = np.stack(table["embedding"].to_numpy(zero_copy_only=False))
         people = Population.drawn(len(embeddings), len(topics), seed, embeddings=embeddings)
-        return cls(table["user_id"].to_pylist(), people, topics, seed=seed)
-
-    def clicks(self, person: int, page: Sequence[Shown], topics: Sequence[int], rng: np.random.Generator) -> list[bool]:
-        """Which entries of a page this person clicks: position, appeal of the item, taste in the cover, noise."""
-        looked = rng.random(len(page)) < POSITION_DISCOUNT ** np.arange(len(page))
-        utility = np.array(
-            [self._people.utility(person, topic, shown.picture) for shown, topic in zip(page, topics, strict=True)]
-        )
-        appeal = np.array([self._appeal(person, shown.title) for shown in page])
-        probability = 1 / (1 + np.exp(-(self._bias + self._taste * utility + 0.5 * appeal)))
-        return list(looked & (rng.random(len(page)) < probability))
-
-    def _appeal(self, person: int, title: str) -> float:
-        """How much this person cares for this item, whatever its cover: fixed, standard normal."""
-        digest = hashlib.sha256(f"{self._seed}\n{person}\n{title}".encode()).digest()
-        return float(np.random.default_rng(int.from_bytes(digest[:8], "big")).normal())
+        return cls(table["user_id"].to_pylist(), Readers(people, habits, seed), topics, seed=seed)
 
     async def read(
         self,
@@ -144,12 +132,14 @@ class Audience:
         async with httpx.AsyncClient(base_url=api, timeout=20, follow_redirects=True, limits=limits) as http:
 
             async def reader(number: int) -> None:
-                # A generator and a share of the pages for each, so that no answer's timing changes who reads what.
-                rng = np.random.default_rng([self._seed, number])
-                for _ in range(number, pages, readers):
+                for page in range(number, pages, readers):
                     if stop():
                         return
-                    await self._read_page(http, items, producer, page_size, rng)
+                    try:
+                        await self._read_page(http, items, producer, page_size, page)
+                    except httpx.HTTPError:
+                        self.totals.failures += 1
+                        await asyncio.sleep(0.5)
                     progress(self.totals)
 
             await asyncio.gather(*(reader(number) for number in range(readers)))
@@ -161,60 +151,68 @@ class Audience:
         items: Sequence[dict[str, Any]],
         producer: Producer,
         page_size: int,
-        rng: np.random.Generator,
+        number: int,
     ) -> None:
-        person = int(rng.integers(len(self._users)))
+        # A generator for each page, so that no answer's timing changes who reads what.
+        rng = np.random.default_rng([self._seed, number])
+        person = self._readers.reader(number, rng)
         chosen = [items[i] for i in rng.permutation(len(items))[:page_size]]
         request = {"user_id": self._users[person], "item_ids": [item["item_id"] for item in chosen]}
         began = time.perf_counter()
-        try:
-            answer = await http.post("/v1/covers:batchGet", json=request)
-            answer.raise_for_status()
-        except httpx.HTTPError:
-            self.totals.failures += 1
-            await asyncio.sleep(0.5)
-            return
+        answer = await http.post("/v1/covers:batchGet", json=request)
+        answer.raise_for_status()
         self.totals.seconds.append(time.perf_counter() - began)
-        titles = {item["item_id"]: item for item in chosen}
-        page = [
-            Shown(entry["item_id"], titles[entry["item_id"]].get("title") or "", await self._look(http, entry), entry)
-            for entry in answer.json()["covers"]
-            if entry.get("cover_id")
-        ]
+        known = {item["item_id"]: item for item in chosen}
+        entries = [entry for entry in answer.json()["covers"] if entry.get("cover_id")]
+        page = [await self._look(http, known[entry["item_id"]], entry["cover_id"], entry["image"]) for entry in entries]
         if page:
-            topics = [self._topics.get(titles[shown.item_id].get("category") or "", 0) for shown in page]
             page_id = uuid.UUID(int=int.from_bytes(rng.bytes(16), "big")).hex
-            self._report(person, page, self.clicks(person, page, topics, rng), page_id, producer)
+            clicked = self.clicks(person, number, page, rng)
+            echoes = [{name: entry.get(name) for name in ECHOED} for entry in entries]
+            self._report(person, echoes, clicked, page_id, producer)
 
-    async def _look(self, http: httpx.AsyncClient, entry: dict[str, Any]) -> Floats:
+    async def _look(self, http: httpx.AsyncClient, item: Mapping[str, Any], cover_id: str, image: str) -> Seen:
         """Download a cover as a browser would (and cache it as one would), and see it."""
-        cover_id = entry["cover_id"]
         if cover_id not in self._pictures:
-            answer = await http.get(entry["image"])
+            answer = await http.get(image)
             answer.raise_for_status()
-            with Image.open(io.BytesIO(answer.content)) as image:
-                self._pictures[cover_id] = attributes(image)
+            with Image.open(io.BytesIO(answer.content)) as opened:
+                self._pictures[cover_id] = attributes(opened)
+        topic = self._topics.get(item.get("category") or "", 0)
+        return Seen(item.get("title") or "", topic, self._scaled(self._pictures[cover_id]))
+
+    def _scaled(self, raw: Floats) -> Floats:
         if self._standardise is None:
             if len(self._pictures) < SCALE_PICTURES:
                 return np.zeros(len(NAMES))
             self._standardise = Standardiser.fit(np.stack(list(self._pictures.values())))
-        return self._standardise(self._pictures[cover_id])
+        return self._standardise(raw)
+
+    def clicks(self, person: int, number: int, page: Sequence[Seen], rng: np.random.Generator) -> NDArray[np.bool_]:
+        """Which entries of the page with this number the person clicks."""
+        pictures = np.stack([seen.picture for seen in page])
+        topics, titles = [seen.topic for seen in page], [seen.title for seen in page]
+        return self._readers.clicks(person, number, pictures, topics, titles, rng)
 
     def _report(
-        self, person: int, page: Sequence[Shown], clicked: Sequence[bool], page_id: str, producer: Producer
+        self,
+        person: int,
+        echoes: Sequence[Mapping[str, Any]],
+        clicked: NDArray[np.bool_],
+        page_id: str,
+        producer: Producer,
     ) -> None:
-        for position, (shown, click) in enumerate(zip(page, clicked, strict=True)):
+        looked_at = self._readers.looked_at(len(echoes)).tolist()
+        for position, (echo, click) in enumerate(zip(echoes, clicked.tolist(), strict=True)):
             impression_id = f"{page_id}.{position}"
             common: dict[str, Any] = {
+                **echo,
                 "user_id": self._users[person],
-                "item_id": shown.item_id,
-                "cover_id": shown.echo["cover_id"],
-                "segment_id": shown.echo.get("segment_id"),
                 "impression_id": impression_id,
                 "page_id": page_id,
-                "surface": "simulated",
+                "surface": SURFACE,
                 "position": position,
-                "decision": shown.echo.get("decision"),
+                "position_propensity": looked_at[position],
                 "time": datetime.now(UTC),
             }
             kinds = [BehaviorKind.IMPRESSION, BehaviorKind.CLICK] if click else [BehaviorKind.IMPRESSION]

@@ -155,6 +155,22 @@ class Population:
         """Some of the people."""
         return Population(self.general[people], self.by_topic[people], self.sharpness)
 
+    def drifted(self, share: float, seed: int) -> Population:
+        """The same people after their tastes turned: of each one's taste so much of the variance is drawn anew.
+
+        Half of what is new is the same for all, a fashion. Everybody stays as decided as before.
+        """
+        people, topics, _ = self.by_topic.shape
+        new = Population.drawn(people, topics, seed, archetypes=1)
+
+        def turned(old: Floats, fresh: Floats) -> Floats:
+            size = np.linalg.norm(old, axis=-1, keepdims=True)
+            unit = fresh / np.maximum(np.linalg.norm(fresh, axis=-1, keepdims=True), 1e-9)
+            mixed = np.sqrt(1 - share) * old + np.sqrt(share) * size * unit
+            return np.asarray(mixed * size / np.maximum(np.linalg.norm(mixed, axis=-1, keepdims=True), 1e-9))
+
+        return Population(turned(self.general, new.general), turned(self.by_topic, new.by_topic), self.sharpness)
+
     def calibrated(self, pictures: Floats, topics: NDArray[np.int64], concepts: NDArray[np.str_]) -> Population:
         """Scale each person to utilities of variance 1 over real pictures, and set how sharply they choose.
 

@@ -54,7 +54,24 @@ def test_what_trains_never_sees_what_judges() -> None:
         if path.is_relative_to(ROOT / "icg") and not path.is_relative_to(ROOT / "icg" / "evaluation")
     ]
     learns = sorted((ROOT / "workers" / "preferences").rglob("*.py"))
-    assert offenders(trains + learns, ("icg.evaluation",)) == []
+    # The simulated audience has the hidden tastes in its hands, so it must not be imported either.
+    assert offenders(trains + learns, ("icg.evaluation", "workers.simulate")) == []
+
+
+def test_the_simulated_audience_has_two_doors_and_no_third() -> None:
+    """HTTP and Kafka: no store, no features, no releases, nothing of a service or of a model."""
+    simulate, audience = ROOT / "workers" / "simulate.py", ROOT / "icg" / "evaluation" / "audience.py"
+    ours = {name for name in imports(simulate) if within(name, "workers") and (ROOT / _file(name)).is_file()}
+    assert ours == {"workers.events", "workers.exceptions", "workers.messaging"}
+    known = {"icg.evaluation.attributes", "icg.evaluation.audience", "icg.evaluation.people"}
+    assert {name for name in imports(simulate) if within(name, "icg") and (ROOT / _file(name)).is_file()} == known
+    assert offenders([audience], ("icg.alignment", "icg.rewards", "icg.preference", "icg.generator", "torch")) == []
+    users = [path for path in MODULES if offenders([path], ("workers.simulate",))]
+    assert {path.name for path in users} == {"cli.py", "demo.py"}
+
+
+def _file(module: str) -> str:
+    return module.replace(".", "/") + ".py"
 
 
 def test_events_need_pydantic_only() -> None:

@@ -1,52 +1,143 @@
+"""The simulated audience at its two doors: a real HTTP server that answers like the api, and a broker."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
 import numpy as np
 import pytest
+from PIL import Image
 
-from icg.evaluation.attributes import NAMES
+from icg.evaluation.audience import Habits, Readers
 from icg.evaluation.people import Population
-from workers.simulate import Audience, Shown
+from workers.events import UserBehavior
+from workers.messaging import Follower, Producer
+from workers.settings import Kafka
+from workers.simulate import Audience, Totals
+
+ITEMS = [{"item_id": f"i{k}", "title": f"title {k}", "category": "ab"[k % 2]} for k in range(30)]
+USERS = [f"u{k}" for k in range(12)]
 
 
-def audience(n: int = 4, click_rate: float = 0.07) -> Audience:
-    return Audience([f"u{i}" for i in range(n)], Population.drawn(n, 2, seed=1), ["a", "b"], click_rate=click_rate)
+class Api:
+    """Answers pages and pictures. What a reader must not see is made of `told`."""
+
+    def __init__(self, told: str) -> None:
+        self.told, self.broken = told, 0
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                self.answer(json.dumps({"covers": [outer.entry(item) for item in asked["item_ids"]]}).encode())
+
+            def do_GET(self) -> None:
+                if outer.broken:
+                    outer.broken -= 1
+                    self.send_error(503)
+                    return
+                rng = np.random.default_rng(int(self.path.rsplit("/", 1)[1][:8], 16))
+                image = Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).resize((64, 64))
+                buffer = io.BytesIO()
+                image.save(buffer, "PNG")
+                self.answer(buffer.getvalue())
+
+            def answer(self, body: bytes) -> None:
+                self.send_response(200)
+                self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.address = f"http://127.0.0.1:{self.server.server_port}"
+
+    def entry(self, item_id: str) -> dict[str, Any]:
+        cover = hashlib.sha256(item_id.encode()).hexdigest()
+        told = hashlib.sha256(f"{self.told}{item_id}".encode()).hexdigest()[:8]
+        return {
+            "item_id": item_id,
+            "cover_id": cover,
+            "image": f"/pictures/{cover}",
+            "segment_id": f"s-{told}",
+            "cover_segment": f"s-{told}",
+            "served": self.told,
+            "generation": int(told, 16),
+            "release": int(told, 16),
+            "decision": f"token-{told}",
+            "rewards": {"aesthetic": int(told, 16)},
+        }
 
 
-def shown(picture: np.ndarray, title: str = "x") -> Shown:
-    return Shown("i", title, picture, {"cover_id": "0" * 64})
+@pytest.fixture
+def apis() -> Iterator[list[Api]]:
+    made = [Api("segment"), Api("exploration")]
+    yield made
+    for api in made:
+        api.server.shutdown()
+        api.server.server_close()
 
 
-def test_click_rates_lie_where_people_click() -> None:
-    rng = np.random.default_rng(0)
-    crowd = audience(200)
-    clicks = [
-        crowd.clicks(person, [shown(rng.normal(size=len(NAMES)), f"t{i}") for i in range(12)], [0] * 12, rng)
-        for person in range(200)
-        for _ in range(10)
-    ]
-    assert 0.04 < np.mean(clicks) < 0.10
-    by_position = np.mean(clicks, axis=0)
-    assert by_position[0] > 2 * by_position[-1] > 0
+def audience() -> Audience:
+    people = Population.drawn(len(USERS), 2, seed=1)
+    return Audience(USERS, Readers(people, Habits(click_rate=0.3)), ["a", "b"], seed=5)
 
 
-def test_people_click_what_they_have_a_taste_for() -> None:
-    crowd, rng = audience(), np.random.default_rng(1)
-    liked = crowd._people.general[2] + crowd._people.by_topic[2, 1]
-    liked = liked / np.linalg.norm(liked) * 2
-    rate = {
-        sign: np.mean([crowd.clicks(2, [shown(sign * liked)], [1], rng) for _ in range(3000)]) for sign in (1.0, -1.0)
-    }
-    assert rate[1.0] > 3 * rate[-1.0]
-
-
-def test_a_choice_depends_on_nothing_but_what_is_seen() -> None:
+def read(kafka: Kafka, api: Api, pages: int = 40, readers: int = 1) -> tuple[Totals, list[UserBehavior]]:
+    follower, producer = Follower(kafka, UserBehavior.topic, "end"), Producer(kafka, "simulated")
     crowd = audience()
-    page = [shown(np.ones(len(NAMES)))]
-    other = [Shown("i", "x", np.ones(len(NAMES)), {"cover_id": "0" * 64, "segment_id": "s", "rewards": {"a": 9.0}})]
-    one, two = np.random.default_rng(3), np.random.default_rng(3)
-    assert [crowd.clicks(0, page, [0], one) for _ in range(200)] == [
-        crowd.clicks(0, other, [0], two) for _ in range(200)
-    ]
+    totals = asyncio.run(crowd.read(api.address, ITEMS, producer, pages=pages, page_size=6, readers=readers))
+    producer.close()
+    events: list[UserBehavior] = []
+    while len(events) < totals.impressions + totals.clicks:
+        events += [UserBehavior.decode(message.value) for message in follower.poll(1000, 60)]
+    follower.close()
+    return totals, events
+
+
+def test_a_choice_depends_on_pixels_and_titles_and_on_nothing_else_that_the_api_says(
+    kafka: Kafka, apis: list[Api]
+) -> None:
+    """Segments, releases, generations, rewards and tokens differ in every entry; the clicks do not."""
+    reported = []
+    for api in apis:
+        totals, events = read(kafka, api)
+        assert totals.clicks > 10
+        reported.append({(e.event_id, e.user_id, e.item_id, e.cover_id, e.position) for e in events})
+        assert {e.decision for e in events} == {api.entry(item["item_id"])["decision"] for item in ITEMS}
+    assert reported[0] == reported[1]
+
+
+def test_a_platforms_report(kafka: Kafka, apis: list[Api]) -> None:
+    totals, events = read(kafka, apis[0], readers=4)
+    assert totals.impressions == 40 * 6
+    shown = {e.event_id: e for e in events if e.kind == "impression"}
+    assert len(shown) == totals.impressions
+    assert {e.surface for e in events} == {"simulated"}
+    for event in events:
+        assert event.position_propensity == pytest.approx(0.85 ** (event.position or 0))
+        assert f"{event.impression_id}.impression" in shown
+    assert set(totals.figures()) >= {"simulated_impressions", "simulated_clicks", "simulated_click_rate"}
+
+
+def test_a_page_whose_pictures_do_not_come_is_not_reported_and_reading_goes_on(kafka: Kafka, apis: list[Api]) -> None:
+    apis[0].broken = 2
+    totals, events = read(kafka, apis[0], pages=8)
+    assert totals.failures == 2
+    assert totals.pages == 6
+    assert len({e.page_id for e in events}) == 6
 
 
 def test_users_and_people_must_match() -> None:
     with pytest.raises(ValueError, match="1 users for 2"):
-        Audience(["u"], Population.drawn(2, 1, seed=0), ["a"])
+        Audience(["u"], Readers(Population.drawn(2, 1, seed=0)), ["a"])
