@@ -25,7 +25,7 @@ from icg.tiny.autoencoder import augment, encode
 from icg.tiny.caption_states import CaptionStates, cached_states
 from icg.tiny.captions import BARE, TEMPLATES
 from icg.tiny.data import Pictures, load
-from icg.tiny.files import CACHE, fingerprint
+from icg.tiny.files import CACHE, fingerprint, write_whole
 from icg.tiny.pixels import to_pixels, to_tensor
 from icg.tiny.stage import stage_parser
 from icg.tiny.vision import image_processor, vision_config
@@ -87,17 +87,33 @@ def hits(cosines: Tensor, title: Tensor, among: int = 5) -> float:
 
 
 @torch.no_grad()
-def worn(autoencoder: AutoencoderKL, pixels: Tensor, config: DualEncoderConfig, device: str) -> Tensor:
+def worn(
+    autoencoder: AutoencoderKL, pixels: Tensor, config: DualEncoderConfig, device: str, kept: Path | None = None
+) -> Tensor:
     """The pictures again as uint8 [n, height, width, 3], out of latents with noise of a random deviation on them.
 
     A third has no noise: the plain round trip.
+
+    Args:
+        kept: file of the result, minutes of work on a CPU; written if it is not there.
     """
+    if kept is not None and kept.exists():
+        return torch.from_numpy(np.load(kept))
     generator = torch.Generator().manual_seed(0)
     latents = encode(autoencoder, pixels, device)
     deviation = (torch.rand(len(latents), generator=generator) * 1.5 - 0.5).clamp_min(0) * config.noise
     noisy = latents + deviation[:, None, None, None] * torch.randn(latents.shape, generator=generator)
     parts = [to_pixels(autoencoder.decode(part.to(device)).sample) for part in torch.split(noisy, 128)]
-    return torch.from_numpy(np.concatenate(parts))
+    again = np.concatenate(parts)
+    if kept is not None:
+        write_whole(kept, lambda partial: np.save(partial, again))
+    return torch.from_numpy(again)
+
+
+def worn_file(folder: Path, autoencoder: Path, data: Path) -> Path:
+    """Where the worn pictures of a data file are kept, for all stages beside `folder`: they see the same."""
+    read = fingerprint(autoencoder / "diffusion_pytorch_model.safetensors")
+    return folder.parent / f"worn-{read}-{fingerprint(data)}.npy"
 
 
 def train(
@@ -108,6 +124,7 @@ def train(
     held_out: Pictures,
     captions: CaptionStates,
     signature: str = "",
+    kept: Path | None = None,
 ) -> VisionTextDualEncoderModel:
     """Train to `run.steps` and return the EMA model.
 
@@ -116,12 +133,13 @@ def train(
         held_out: pictures whose titles are guessed among the held-out titles, as a check.
         captions: of `pictures`.
         signature: names autoencoder and captions, so that no checkpoint goes on with others.
+        kept: file of the worn pictures.
     """
     torch.manual_seed(run.seed)
     model = build(config)
     autoencoder = autoencoder.to(run.device).eval().requires_grad_(False)
     real = torch.from_numpy(pictures.pixels)
-    seen_as = torch.stack([real, worn(autoencoder, real, config, run.device)])
+    seen_as = torch.stack([real, worn(autoencoder, real, config, run.device, kept)])
     rows_of = [torch.nonzero(captions.title == title)[:, 0] for title in range(len(captions.plain))]
     first_tokens = captions.plain[:, :, :1].float()  # the pooler reads no other
 
@@ -178,6 +196,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         load(arguments.data, "val"),
         cached_states(pictures, arguments.data, CACHE, arguments.device),
         signature=fingerprint(arguments.autoencoder / "diffusion_pytorch_model.safetensors"),
+        kept=worn_file(arguments.folder, arguments.autoencoder, arguments.data),
     )
 
 

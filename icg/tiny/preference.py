@@ -36,8 +36,8 @@ from icg.rewards.aesthetic import Aesthetic
 from icg.rewards.vision import Preprocessing
 from icg.tiny.autoencoder import augment
 from icg.tiny.data import Pictures, load
-from icg.tiny.dual_encoder import DualEncoderConfig, worn
-from icg.tiny.files import CACHE, fingerprint, write_whole
+from icg.tiny.dual_encoder import DualEncoderConfig, worn, worn_file
+from icg.tiny.files import CACHE, fingerprint
 from icg.tiny.pixels import to_tensor
 from icg.tiny.stage import stage_parser
 from icg.tiny.vision import PATCH, SIZE, image_processor
@@ -216,7 +216,7 @@ def train(
         autoencoder: frozen, with folded latents.
         choices: of both halves; rows of `pictures`.
         half: "a" or "b".
-        kept: file of the worn pictures, minutes of work on a CPU; written if it is not there.
+        kept: file of the worn pictures.
 
     Raises:
         ValueError: the half has no choices, or the other has none.
@@ -234,13 +234,7 @@ def train(
     model = Tastes(len(people), config)
     autoencoder = autoencoder.to(run.device).eval().requires_grad_(False)
     real = torch.from_numpy(pictures.pixels)
-    if kept is not None and kept.exists():
-        again = torch.from_numpy(np.load(kept))
-    else:
-        again = worn(autoencoder, real, DualEncoderConfig(), run.device)
-        if kept is not None:
-            write_whole(kept, lambda partial: np.save(partial, again.numpy()))
-    seen_as = torch.stack([real, again])
+    seen_as = torch.stack([real, worn(autoencoder, real, DualEncoderConfig(), run.device, kept)])
     draw = _drawer(pictures, learned, seen_as, config, run.batch)
 
     def step_loss(model: Tastes, batch: Batch) -> dict[str, Tensor]:
@@ -355,8 +349,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         read_choices(arguments.choices, len(pictures)),
         arguments.half,
         signature=" ".join(fingerprint(path) for path in read),
-        # Both halves see the same.
-        kept=arguments.folder.parent / f"worn-{fingerprint(read[0])}-{fingerprint(arguments.data)}.npy",
+        kept=worn_file(arguments.folder, arguments.autoencoder, arguments.data),
     )
     save(model.encoder, head, arguments.folder, revision)
 
