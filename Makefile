@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo servers test check format lock clean train-tiny
+.PHONY: demo servers test night check format lock clean train-tiny
 
 demo: $(STAMP)  ## The whole loop on this machine; Ctrl-C ends it.
 	@$(BIN)/icg demo $(ARGS)
@@ -12,9 +12,16 @@ demo: $(STAMP)  ## The whole loop on this machine; Ctrl-C ends it.
 servers: $(STAMP)  ## Apache Kafka, S3 and Redis on this machine, for tests and by hand; Ctrl-C ends them.
 	@$(BIN)/python -m infra.servers $(ARGS)
 
+# A file stays with one pytest worker, which shares its servers; files go out in their order, contract to unit, so that
+# the long ones come first and the last minutes are filled with short ones.
+PYTEST = $(BIN)/python -m pytest -n $${TEST_WORKERS:-auto} --dist loadfile --no-loadscope-reorder
+
 test: $(STAMP) check  ## Everything that CI runs.
 	@test -z "$$CI" || $(BIN)/python -m infra.servers --install
-	$(BIN)/python -m pytest -n $${TEST_WORKERS:-2} --dist loadfile $(ARGS)
+	$(PYTEST) $(ARGS)
+
+night: $(STAMP)  ## What takes too long for every day: more planted bugs, longer runs of faults.
+	$(PYTEST) -m night $(ARGS)
 
 # icg-tiny from pictures to covers, each stage resumed by calling it again; --help of a stage says what else it takes.
 TINY ?= $(HOME)/.cache/icg/tiny

@@ -10,6 +10,7 @@ topics are shared by the session's tests, so use groups and ids of your own. `ow
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import uuid
@@ -19,6 +20,8 @@ from pathlib import Path
 import pytest
 
 os.environ["FEAST_USAGE"] = "False"
+# Tensors here are small: threads would only wait for one another, and for those of the other pytest workers.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from tests.servers import CI, Real, missing
 from tests.zygote import Zygote
@@ -30,6 +33,23 @@ from workers.storage import ObjectStore
 @pytest.fixture(scope="session")
 def _applied(tmp_path_factory: pytest.TempPathFactory) -> Feast:
     return apply_feast(tmp_path_factory.mktemp("feast") / "repo")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """For `-n auto`: one a core, 2 to 4, each with 4 GiB: torch, two services beside it, Kafka and S3."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(max(2, cores), 4, _free_memory() // (4 * 2**30)))
+
+
+def _free_memory() -> int:
+    """Bytes, within a container's limit."""
+    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    with contextlib.suppress(OSError, ValueError):  # "max" where there is no limit
+        free = min(free, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return free
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
