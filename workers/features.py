@@ -13,7 +13,6 @@ import logging
 import random
 import sqlite3
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -39,9 +38,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Now = Callable[[], float]
 
-_REMEMBERED_ROWS = 200_000
-"""Event times kept in memory, about 30 MB; of older rows the store itself is asked."""
-
 
 @dataclass(frozen=True, slots=True)
 class _View:
@@ -65,7 +61,6 @@ class Features:
             FeatureFault: the store cannot be opened, or `feast apply` has not been run.
         """
         self._tries, self._now = tries, now
-        self._last: OrderedDict[tuple[str, str], int] = OrderedDict()
         self._plans: dict[Any, list[_View]] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="feast")
         try:
@@ -104,7 +99,7 @@ class Features:
             rows: entity key and every feature, by name; None, an absent feature too, is stored as none. Arrays may be
                 lists or numpy arrays. Of a row that is there twice the last counts.
 
-        The event time of a row is max(now, its last + 1 s), in whole seconds: Redis drops what is not later.
+        The event time of a row is max(now, the stored one + 1 s), in whole seconds: Redis drops what is not later.
 
         Raises:
             FeatureFault: not stored, or not all rows; push again.
@@ -135,24 +130,15 @@ class Features:
         )
 
     def _event_times(self, view: Any, keys: list[str]) -> dict[str, int]:
-        """The next event time of each row, and remember it. Of rows new to this process the store knows the last."""
-        new = [key for key in keys if (view.name, key) not in self._last]
-        stored: dict[str, int] = {}
-        if new:
-            entities = [entity_key(view.join_keys[0], key) for key in new]
-            first = [view.features[0].name]
-            for key, (at, _) in zip(new, self._provider.online_read(self._config, view, entities, first), strict=True):
-                if at is not None:
-                    stored[key] = int(at.timestamp())
+        """The next event time of each row: later than the stored one, which may be of a process whose clock goes
+        ahead of ours."""
+        entities = [entity_key(view.join_keys[0], key) for key in keys]
+        stored = self._provider.online_read(self._config, view, entities, [view.features[0].name])
         now = int(self._now())
-        times = {}
-        for key in keys:
-            last = self._last.pop((view.name, key), None)
-            last = stored.get(key, 0) if last is None else last
-            times[key] = self._last[view.name, key] = max(now, last + 1)
-        while len(self._last) > _REMEMBERED_ROWS:
-            self._last.popitem(last=False)
-        return times
+        return {
+            key: now if at is None else max(now, int(at.timestamp()) + 1)
+            for key, (at, _) in zip(keys, stored, strict=True)
+        }
 
     def read(self, features: Sequence[str] | str, entities: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
         """The features of each entity.
@@ -257,8 +243,6 @@ class Features:
             raise ValueError(f"no feature view has the join key {join_key}")
         key = entity_key(join_key, value)
         self._trying(f"erase a {join_key}", lambda: delete_rows(self._provider, self._config, views, key))
-        for view in views:
-            self._last.pop((view.name, value), None)
         if self._sqlite is not None:
             self._sqlite.forget(join_key, value)
 

@@ -145,6 +145,20 @@ def test_a_new_process_goes_on_after_the_last_event_time(features: Features, fea
         successor.close()
 
 
+def test_a_push_counts_after_one_of_a_process_whose_clock_goes_ahead(
+    features: Features, feast_store: Feast, clock: Clock
+) -> None:
+    user = new("u")
+    put(features, user, "first")
+    ahead = Features(feast_store, now=lambda: clock.now + 86_400)
+    try:
+        put(ahead, user, "second")
+    finally:
+        ahead.close()
+    put(features, user, "third")
+    assert segment_of(features, user) == "third"
+
+
 def test_event_times_are_whole_seconds_and_grow(features: Features, feast_store: Feast, clock: Clock) -> None:
     user = new("u")
     times = []
