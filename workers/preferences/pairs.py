@@ -14,7 +14,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
 from icg.preference import Head
@@ -24,9 +23,6 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 BATCH = 32
 """Pairs of one step and one message: the streams are cut here, so every product has one shape and one rounding."""
-DIGITS = 4
-"""Significant digits of a vector's largest entry that travel: 75 kB a message of dimension 64 instead of 190."""
-
 VECTORS = ("users", "others", "chosen", "rejected", "items")
 FLOATS = ("weights", "chosen_weights", "rejected_weights")
 INTS = ("winners", "losers", "held_out")
@@ -91,14 +87,17 @@ class Pairs:
 
 
 class _Value(msgspec.Struct):
+    """As `events.PreferencePairs`; bytes travel as base64."""
+
+    time: str
     sequence: int
     source_partition: int
     space: str
-    users: list[list[float]]
-    others: list[list[float]]
-    chosen: list[list[float]]
-    rejected: list[list[float]]
-    items: list[list[float]]
+    users: bytes
+    others: bytes
+    chosen: bytes
+    rejected: bytes
+    items: bytes
     weights: list[float]
     chosen_weights: list[float]
     rejected_weights: list[float]
@@ -109,6 +108,7 @@ class _Value(msgspec.Struct):
 
 
 _decoder = msgspec.json.Decoder(_Value)
+_encoder = msgspec.json.Encoder()
 
 
 def interest(matrix: Floats, rows: Rows) -> Floats:
@@ -132,20 +132,12 @@ def lean(margin: Floats) -> Floats:
 
 
 def encode(pairs: Pairs, time: str) -> bytes:
-    """As `events.PreferencePairs`; the vectors are rounded."""
-    columns = pairs.rows.columns()
-    return orjson.dumps(
-        {
-            "time": time,
-            "sequence": pairs.sequence,
-            "source_partition": pairs.partition,
-            "space": pairs.space,
-            **{name: _rounded(columns[name]) for name in VECTORS},
-            **{name: columns[name] for name in (*FLOATS, *INTS)},
-            "forget": pairs.forget,
-        },
-        option=orjson.OPT_SERIALIZE_NUMPY,  # float32 in its shortest spelling, without Python's floats in between
-    )
+    """As `events.PreferencePairs`, at `time`."""
+    rows = pairs.rows.columns()
+    columns: dict[str, Any] = {name: rows[name].astype("<f4").tobytes() for name in VECTORS}
+    columns |= {name: rows[name].tolist() for name in (*FLOATS, *INTS)}
+    value = _Value(time, pairs.sequence, pairs.partition, pairs.space, forget=list(pairs.forget), **columns)
+    return _encoder.encode(value)
 
 
 def decode(value: bytes | None) -> Pairs:
@@ -158,13 +150,14 @@ def decode(value: bytes | None) -> Pairs:
         raise BadEvent("the message has no value")
     try:
         read = _decoder.decode(value)
-        n, dimension = len(read.weights), len(read.users[0]) if read.users else 0
-        columns: dict[str, NDArray[Any]] = {name: _matrix(getattr(read, name), n, dimension) for name in VECTORS}
+        n = len(read.weights)
+        columns: dict[str, NDArray[Any]] = {name: _matrix(getattr(read, name), n) for name in VECTORS}
         columns |= {name: _column(getattr(read, name), n) for name in FLOATS}
         ints: dict[str, NDArray[Any]] = {name: np.array(getattr(read, name), np.int64) for name in INTS}
     except (msgspec.DecodeError, ValueError, OverflowError) as error:
         raise BadEvent(f"no pairs: {error}") from None
-    if not (n or read.forget) or any(column.shape != (n,) for column in ints.values()):
+    fits = all(column.shape == (n,) for column in ints.values())
+    if not (n or read.forget) or not fits or len({columns[name].shape for name in VECTORS}) > 1:
         raise BadEvent("no pairs: columns do not fit")
     if n and not 0 <= ints["held_out"].min() <= ints["held_out"].max() <= 2:
         raise BadEvent("no pairs: held_out is 0, 1 or 2")
@@ -172,10 +165,12 @@ def decode(value: bytes | None) -> Pairs:
     return Pairs(read.sequence, read.source_partition, read.space, rows, tuple(read.forget))
 
 
-def _matrix(vectors: list[list[float]], n: int, dimension: int) -> Floats:
-    array = np.array(vectors, np.float32) if vectors else np.zeros((0, dimension), np.float32)
-    if array.shape != (n, dimension) or not np.isfinite(array).all():
-        raise ValueError(f"vectors of shape {array.shape}, ({n}, {dimension}) finite ones are wanted")
+def _matrix(data: bytes, n: int) -> Floats:
+    if len(data) % (4 * max(n, 1)) or (data and not n):
+        raise ValueError(f"{len(data)} bytes are no {n} vectors")
+    array = np.frombuffer(data, "<f4").astype(np.float32).reshape(n, -1 if n else 0)
+    if not np.isfinite(array).all():
+        raise ValueError("vectors that are not finite")
     return array
 
 
@@ -184,9 +179,3 @@ def _column(values: list[float], n: int) -> Floats:
     if array.shape != (n,) or not (np.isfinite(array).all() and (array >= 0).all()):
         raise ValueError(f"weights of shape {array.shape}, ({n},) finite ones of at least 0 are wanted")
     return array
-
-
-def _rounded(vectors: Floats) -> Floats:
-    largest = float(np.abs(vectors).max(initial=0.0))
-    decimals = DIGITS - 1 - int(np.floor(np.log10(largest))) if largest > 0 else 0
-    return np.ascontiguousarray(np.round(vectors, min(max(decimals, 0), 20)))
