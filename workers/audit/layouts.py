@@ -123,6 +123,7 @@ def _behavior(message: Message, people: Pseudonyms) -> list[Row]:
             "segment_id": event.segment_id,
             "kind": event.kind.value,
             "position": event.position,
+            "position_propensity": event.position_propensity,
             "value": event.value,
         }
     ]
@@ -280,6 +281,7 @@ LAYOUTS: tuple[Layout, ...] = (
             ("page_id", _TEXT),
             ("surface", _TEXT),
             ("position", pa.int32()),
+            ("position_propensity", pa.float64()),
             ("decision", _TEXT),
             ("value", pa.float64()),
         ),

@@ -138,7 +138,8 @@ def test_one_row_a_cover_and_one_for_an_event_without_any() -> None:
 
 
 def test_behavior_has_a_key_instead_of_the_user() -> None:
-    (row,) = rows(behavior())
+    (row,) = rows(behavior(position=3, position_propensity=0.25))
+    assert (row["position"], row["position_propensity"]) == (3, 0.25)
     assert row["user_key"] == PEOPLE.key(USER)
     assert row["user_key"] != Pseudonyms("another key").key(USER)
     assert (row["kind"], row["impression_id"]) == ("click", "imp-1")
