@@ -25,7 +25,7 @@ from typing import Any, Literal, NamedTuple
 import orjson
 
 from workers.events import NEUTRAL
-from workers.policies import Taste, probabilities, unpack
+from workers.policies import Taste, Vector, shares, worths
 from workers.settings import Policy
 
 Served = Literal["segment", "parent", "neutral", "reference", "other", "exploration"]
@@ -119,10 +119,14 @@ def choose(
     exploration: float = 0.0,
     blocked: frozenset[str] = frozenset(),
     personalization: bool = True,
+    worth: Vector | None = None,
 ) -> Choice:
     """Choose one cover by the reader's policy, explored with probability ε.
 
     `segment`, and what stands in for the others: own segment > parent > neutral > reference image.
+
+    Args:
+        worth: of the offer's covers to this reader, where `page_worths` has made it for a page; else it is made here.
     """
     usable = offer.usable(blocked)
     if not personalization:
@@ -135,7 +139,7 @@ def choose(
 
     candidates = tuple(dict.fromkeys(usable.values()))
     epsilon = exploration if reader.user_id is not None else 0.0
-    base = _policy(offer, candidates, best, reader.taste if personalization else None)
+    base = _policy(offer, candidates, best, reader.taste if personalization else None, worth)
     kept, uniform = 1 - epsilon, epsilon / len(candidates)
     propensities = tuple([kept * p + uniform for p in base])
 
@@ -149,13 +153,24 @@ def choose(
     return Choice(chosen, segment, _relation(segment, reader, other), fallback, candidates, propensities)
 
 
-def _policy(offer: Offer, candidates: tuple[str, ...], best: str, taste: Taste | None) -> list[float]:
+def page_worths(offers: Sequence[Offer], taste: Taste | None) -> list[Vector | None]:
+    """What a reader's taste makes of the covers of many items at once, for `choose`."""
+    if taste is None:
+        return [None] * len(offers)
+    known = [offer.embeddings if offer.space == taste.space else b"" for offer in offers]
+    return worths(taste, known, [len(offer.cover_ids) for offer in offers])
+
+
+def _policy(
+    offer: Offer, candidates: tuple[str, ...], best: str, taste: Taste | None, worth: Vector | None
+) -> list[float]:
     """The policy's own distribution over the candidates, before exploration."""
-    if taste is not None and taste.space == offer.space and len(candidates) > 1:
-        known = unpack(offer.embeddings, len(offer.cover_ids))
-        if known is not None:
+    if taste is not None and len(candidates) > 1:
+        if worth is None:
+            worth = page_worths([offer], taste)[0]
+        if worth is not None:
             row = {cover: index for index, cover in enumerate(offer.cover_ids)}
-            found = probabilities(taste, known[[row[candidate] for candidate in candidates]])
+            found = shares(taste.policy, worth[[row[candidate] for candidate in candidates]])
             if found is not None:
                 return found
     return [1.0 if candidate == best else 0.0 for candidate in candidates]

@@ -194,8 +194,12 @@ def trust_authority(file: Path) -> None:
 
 
 def environment(**sections: BaseModel) -> dict[str, str]:
-    """The environment for a child process: this one's, and the given sections spelled as variables."""
-    variables = dict(os.environ)
+    """The environment for a child process: this one's, and the given sections spelled as variables.
+
+    numpy's products get one thread unless said otherwise: ours are small, and OpenBLAS's threads spin while they wait
+    for one another (torch has its own).
+    """
+    variables = {"OPENBLAS_NUM_THREADS": "1", **os.environ}
     for name, section in sections.items():
         for field in section.model_fields_set:
             value = getattr(section, field)

@@ -37,6 +37,7 @@ COPY --from=build /app /app
 ENV PATH=/opt/icg/bin:$PATH \
     PYTHONPATH=/app \
     PYTHONUNBUFFERED=1 \
+    OPENBLAS_NUM_THREADS=1 \
     FEAST_USAGE=False \
     ICG_CACHE=/var/lib/icg/cache \
     ICG_FEAST_REPO=/app/feature_repo \

@@ -26,6 +26,7 @@ COPY --from=build /app /app
 ENV PATH=/opt/icg/bin:$PATH \
     PYTHONPATH=/app \
     PYTHONUNBUFFERED=1 \
+    OPENBLAS_NUM_THREADS=1 \
     FEAST_USAGE=False \
     ICG_API_HOST=0.0.0.0 \
     ICG_CACHE=/var/lib/icg/cache \

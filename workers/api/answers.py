@@ -11,7 +11,7 @@ from icg.preference import Head
 from workers.api import problems
 from workers.api.lookup import ItemRow
 from workers.api.presign import Presigner
-from workers.decisions import Choice, Reader, choose, sign
+from workers.decisions import Choice, Reader, choose, page_worths, sign
 from workers.events import NEUTRAL
 from workers.policies import Person, Rule, assigned
 from workers.records import cover_key
@@ -61,18 +61,27 @@ class Answers:
         taste = self._rule.taste(policy, person, self._head(), reader.user_id or "", self._day())
         return replace(reader, policy=policy, taste=taste)
 
-    def choose(self, row: ItemRow, reader: Reader, day: date | None = None) -> Choice:
-        """The choice for a reader, today if not on a given day."""
-        state = self._state()
-        return choose(
-            row.offer,
-            reader,
-            row.item_id,
-            day or self._day(),
-            exploration=self._settings.exploration,
-            blocked=state.blocked,
-            personalization=state.personalization,
-        )
+    def choose(self, row: ItemRow, reader: Reader) -> Choice:
+        """Today's choice for a reader."""
+        return self.choices([row], reader)[0]
+
+    def choices(self, rows: Sequence[ItemRow], reader: Reader) -> list[Choice]:
+        """The same for a page, whose covers meet the reader's taste in one product."""
+        state, day = self._state(), self._day()
+        worths = page_worths([row.offer for row in rows], reader.taste if state.personalization else None)
+        return [
+            choose(
+                row.offer,
+                reader,
+                row.item_id,
+                day,
+                exploration=self._settings.exploration,
+                blocked=state.blocked,
+                personalization=state.personalization,
+                worth=worth,
+            )
+            for row, worth in zip(rows, worths, strict=True)
+        ]
 
     def wants_parent(self, choice: Choice, reader: Reader) -> bool:
         """Would the parent of a segment that was asked for by its id make a difference?"""
@@ -85,7 +94,7 @@ class Answers:
             Problem: there is nothing to show.
         """
         day = self._day()
-        choice = choice or self.choose(row, reader, day)
+        choice = choice or self.choose(row, reader)
         segment = reader.segment_id if reader.segment_id is not None and self.personalization else NEUTRAL
         image: str
         valid_until: str | None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
@@ -18,7 +18,7 @@ from workers.api.lookup import ItemRow, Lookup
 from workers.api.models import Answer, BatchAnswer, BatchRequest
 from workers.api.pictures import Pictures
 from workers.api.problems import Problem
-from workers.decisions import Reader
+from workers.decisions import Choice, Reader
 from workers.events import Id
 
 SHORT = "private, max-age=5"
@@ -88,12 +88,11 @@ def router(lookup: Lookup, answers: Answers, pictures: Pictures) -> APIRouter:
     )
     async def batch_get(body: BatchRequest) -> Response:
         reader, rows = await _page(lookup, reader_of, body)
-        if body.segment_id is not None and any(
-            isinstance(row, ItemRow) and answers.wants_parent(answers.choose(row, reader), reader)
-            for row in rows.values()
-        ):
+        choices = _choices(answers, rows, reader)
+        if body.segment_id is not None and any(answers.wants_parent(choice, reader) for choice in choices.values()):
             reader = with_parent(reader, await lookup.parent(body.segment_id))
-        entries = [_entry(answers, rows[item_id], reader, item_id) for item_id in body.item_ids]
+            choices = _choices(answers, rows, reader)
+        entries = [_entry(answers, rows[item_id], reader, item_id, choices.get(item_id)) for item_id in body.item_ids]
         # Counted once a page: a label look-up for each item would cost a tenth of its answer.
         kinds = Counter((entry["served"], entry["fallback"]) for entry in entries if "served" in entry)
         for (served, fallback), count in kinds.items():
@@ -144,10 +143,17 @@ async def _page(
     return reader, {**found, **bad}
 
 
-def _entry(answers: Answers, row: ItemRow | Problem, reader: Reader, item_id: str) -> dict[str, Any]:
+def _choices(answers: Answers, rows: Mapping[str, ItemRow | Problem], reader: Reader) -> dict[str, Choice]:
+    good = [row for row in rows.values() if isinstance(row, ItemRow)]
+    return {row.item_id: choice for row, choice in zip(good, answers.choices(good, reader), strict=True)}
+
+
+def _entry(
+    answers: Answers, row: ItemRow | Problem, reader: Reader, item_id: str, choice: Choice | None
+) -> dict[str, Any]:
     if isinstance(row, ItemRow):
         try:
-            return answers.answer(row, reader)
+            return answers.answer(row, reader, choice)
         except Problem as problem:
             row = problem
     return {"item_id": item_id, "problem": row.document()}

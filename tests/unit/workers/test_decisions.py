@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.decisions import BadToken, Offer, Reader, choose, race, short_ids, sign, verify
+from workers.decisions import BadToken, Offer, Reader, choose, page_worths, race, short_ids, sign, verify
 from workers.events import NEUTRAL
 from workers.policies import Taste, pack
 
@@ -175,6 +175,22 @@ def test_a_softmax_draws_by_taste_and_its_frequencies_are_the_propensities():
 def test_without_a_taste_that_fits_a_policy_is_that_of_the_segment(covers, reader):
     choice = choose(covers, reader, "i", DAY, exploration=0.3)
     assert dict(zip(choice.candidates, choice.propensities, strict=True))[cover("s1")] == pytest.approx(0.8)
+
+
+def test_a_page_chooses_as_each_item_alone():
+    random = np.random.default_rng(1)
+    offers = [tasteful(*random.normal(size=(n, 2)).tolist()) for n in (2, 5, 3)]
+    offers.append(offers[0]._replace(space="elsewhere"))
+    reader = softmax(1, 2)
+    found = page_worths(offers, reader.taste)
+    assert [worth is None for worth in found] == [False, False, False, True]
+    for number, (each, worth) in enumerate(zip(offers, found, strict=True)):
+        alone = choose(each, reader, f"i{number}", DAY, exploration=0.1, blocked=frozenset([cover("s1")]))
+        together = choose(
+            each, reader, f"i{number}", DAY, exploration=0.1, blocked=frozenset([cover("s1")]), worth=worth
+        )
+        assert together.cover_id == alone.cover_id
+        assert together.propensities == pytest.approx(alone.propensities, abs=1e-6)
 
 
 def test_switched_off_means_neutral_whatever_the_taste():

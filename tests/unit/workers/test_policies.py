@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from icg.preference import Head
-from workers.policies import DRAWS, Person, Rule, assigned, pack, probabilities, unpack
+from workers.policies import DRAWS, Person, Rule, assigned, pack, probabilities, shares, unpack, worths
 
 DAY = date(2026, 11, 21)
 HEAD = Head.start("space", 4)
@@ -59,6 +59,26 @@ def test_thompson_grows_sure_with_what_it_has_seen():
         assert found is not None
         best.append(found[0])
     assert best[0] < best[1] < best[2] == 1.0
+
+
+@pytest.mark.parametrize("policy", ["softmax", "thompson"])
+def test_a_page_makes_of_each_item_what_the_item_makes_alone(policy):
+    random = np.random.default_rng(0)
+    sizes = (3, 1, 5, 2, 4)
+    items = [random.normal(size=(n, 4)).astype(np.float16) for n in sizes]
+    items[4][1] = np.nan
+    data = [item.astype("<f2").tobytes() for item in items]
+    data[3] = data[3][:-2]  # no rows of this length
+    taste = Rule(bound=1.0).taste(policy, person(1, 0.9, 0.2, 0), HEAD, "u", DAY)
+    assert taste is not None
+    found = worths(taste, [*data, b""], [*sizes, 0])
+    assert [worth is None for worth in found] == [False, False, False, True, False, True]
+    for item, worth in zip(items[:3], found, strict=False):
+        assert worth is not None
+        assert shares(policy, worth) == pytest.approx(probabilities(taste, item.astype(np.float32)), abs=1e-6)
+    assert found[4] is not None
+    assert shares(policy, found[4]) is None
+    assert shares(policy, found[4][[0, 2, 3]]) is not None
 
 
 @pytest.mark.parametrize(
