@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hmac
 import logging
-import threading
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 from pydantic import AwareDatetime, Field, ValidationError
 
 from workers.exceptions import StorageFault
+from workers.polling import Poller
 from workers.records import Record
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class ErasedUsers(Record):
     until: dict[str, AwareDatetime] = Field(default_factory=dict)
 
 
-class Erased:
+class Erased(Poller):
     """The record, as one process knows it. Thread-safe; a reader polls it every few seconds (`start`).
 
     Args:
@@ -55,10 +55,9 @@ class Erased:
     def __init__(self, settings: Settings, store: ObjectStore, seconds: float = POLL_SECONDS) -> None:
         self._secret = settings.audit.user_key.get_secret_value()
         self._days = settings.erasure.retention_days
-        self._store, self._seconds = store, seconds
+        self._store = store
         self._marks: frozenset[str] = frozenset()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="erased", daemon=True)
+        super().__init__("erased", self._look, seconds)
 
     def __bool__(self) -> bool:
         return bool(self._marks)
@@ -106,19 +105,8 @@ class Erased:
         until = ErasedUsers.decode(stored.data).until if stored is not None else {}
         self._marks = frozenset(name for name, end in until.items() if end > now)
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join(5)
-
-    def _run(self) -> None:
-        while True:
-            try:
-                self.poll()
-            except (StorageFault, ValidationError) as error:
-                log.warning("who was erased cannot be read, those known stay erased: %s", error)
-            if self._stop.wait(self._seconds):
-                return
+    def _look(self) -> None:
+        try:
+            self.poll()
+        except (StorageFault, ValidationError) as error:
+            log.warning("who was erased cannot be read, those known stay erased: %s", error)

@@ -140,15 +140,22 @@ class Releases:
         """The segments of a release, None where it has none.
 
         Raises:
+            BadPart: as `segment_set`.
+        """
+        return self.segment_set(release.parts["segments"]) if "segments" in release.parts else None
+
+    def segment_set(self, revision: str) -> SegmentSet:
+        """A set of segments, released or not.
+
+        Raises:
             BadPart: as `fetch`, or the file is not what it should be.
         """
-        if "segments" not in release.parts:
-            return None
-        path = self.fetch("segments", release.parts["segments"]) / SEGMENTS_FILE
+        path = self.fetch("segments", revision) / SEGMENTS_FILE
         try:
             return SegmentSet.decode(path.read_bytes())
         except (OSError, ValidationError) as error:
-            raise BadPart(f"segments {release.parts['segments'][:12]}: {error}") from None
+            said = explain(error) if isinstance(error, ValidationError) else str(error)
+            raise BadPart(f"segments {revision[:12]}: {said}") from None
 
     def find(self, part: Part, start: str) -> str:
         """The one revision of a part that begins so.

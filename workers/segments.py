@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 BATCH = 5_000
-FILE = "segments.json"
 
 
 @app.callback()
@@ -104,7 +103,7 @@ def build_set(
     from workers.erased import Erased
     from workers.features import Features
     from workers.records import SegmentSet
-    from workers.releases import Releases
+    from workers.releases import SEGMENTS_FILE, Releases
     from workers.storage import ObjectStore
     from workers.users import current
 
@@ -128,7 +127,7 @@ def build_set(
         segments = SegmentSet(space=space, segments=made)
         revision = releases.put_part(
             "segments",
-            {FILE: segments.encode()},
+            {SEGMENTS_FILE: segments.encode()},
             space=space,
             made_by="icg segments build",
             parents={"segments": base.parts["segments"]} if "segments" in base.parts else {},
@@ -209,10 +208,10 @@ def residuals(features: Features, users: Users, space: str) -> Any:
 
 
 def before(releases: Releases, release: Release, space: str) -> list[Segment]:
-    """The released segments that the new ones replace; none where their vectors lie in another space."""
-    from workers.records import SegmentSet
+    """The released segments that the new ones replace; none where their vectors lie in another space.
 
-    if "segments" not in release.parts:
-        return []
-    found = SegmentSet.decode((releases.fetch("segments", release.parts["segments"]) / FILE).read_bytes())
-    return found.segments if found.space == space else []
+    Raises:
+        BadPart: as `Releases.segments`.
+    """
+    found = releases.segments(release)
+    return found.segments if found is not None and found.space == space else []

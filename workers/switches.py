@@ -22,6 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from workers.events import Digest
 from workers.exceptions import StorageFault, UserError
+from workers.polling import Poller
 from workers.records import SWITCHES_KEY, Block, Switches
 
 if TYPE_CHECKING:
@@ -112,8 +113,8 @@ class SwitchState:
     blocked: frozenset[str] = frozenset()
 
 
-class SwitchWatcher:
-    """A thread that reads the switches every 3 seconds and keeps the last known ones while S3 is away.
+class SwitchWatcher(Poller):
+    """Reads the switches every 3 seconds and keeps the last known ones while S3 is away.
 
     Args:
         store: with a timeout of seconds, or a store that hangs delays what is switched when it is back.
@@ -126,23 +127,14 @@ class SwitchWatcher:
         self.state = SwitchState()
         self.known = threading.Event()
         """Set once the switches were read: before that, a blocked cover would be shown."""
-        self._store, self._seconds, self._on_read = store, seconds, on_read
+        self._store, self._on_read = store, on_read
         self._read_at = time.monotonic()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="switches", daemon=True)
+        super().__init__("switches", self.poll, seconds)
 
     @property
     def age(self) -> float:
         """Seconds since the switches were last read."""
         return time.monotonic() - self._read_at
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout=5)
 
     def poll(self) -> bool:
         """Read once. False when S3 is away or the record is damaged: the last known switches hold."""
@@ -160,16 +152,6 @@ class SwitchWatcher:
         self.known.set()
         self._on_read(True)
         return True
-
-    def _run(self) -> None:
-        while True:
-            try:
-                self.poll()
-            except Exception:
-                # A watcher that died would leave the switches dead without anybody noticing.
-                log.exception("the switches cannot be read")
-            if self._stop.wait(self._seconds):
-                return
 
 
 # --- icg covers ------------------------------------------------------------------------------------------------------

@@ -14,12 +14,12 @@ import pytest
 from icg.preference import Head
 from workers import embeddings
 from workers.events import ModelUpdate
-from workers.exceptions import UserError
+from workers.exceptions import BadPart, UserError
 from workers.features import Features
 from workers.messaging import Follower
 from workers.records import SegmentSet
 from workers.releases import Releases
-from workers.segments import build, build_set
+from workers.segments import before, build, build_set
 from workers.settings import S3, Feast, Kafka, Settings, environment
 from workers.storage import ObjectStore
 from workers.users import import_users
@@ -242,6 +242,15 @@ def test_before_anything_is_released(settings: Settings, tmp_path: Path) -> None
         import_users(settings, people(tmp_path, groups([3])))
     with pytest.raises(UserError, match="nothing is released yet"):
         build(settings)
+
+
+def test_released_segments_that_cannot_be_read_are_told_in_a_line(settings: Settings, releases: Releases) -> None:
+    released = releases.current()
+    assert released is not None
+    broken = releases.put_part("segments", {"segments.json": b"[]"}, space=released.parts["space"])
+    release = released.model_copy(update={"parts": {**released.parts, "segments": broken}})
+    with pytest.raises(BadPart, match=f"segments {broken[:12]}: "):
+        before(releases, release, released.parts["space"])
 
 
 def test_segments_without_users(settings: Settings, releases: Releases) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import threading
 
 from icg.exceptions import BadWeights
 from icg.preference import Head
 from workers.exceptions import BadPart, Fault
 from workers.policies import PERSONAL
+from workers.polling import Poller
 from workers.releases import Releases
 from workers.settings import Api
 
@@ -23,26 +23,17 @@ def personal(api: Api) -> bool:
     return bool(PERSONAL & {api.policy, *api.surfaces.values(), *api.split})
 
 
-class HeadWatcher:
-    """A thread that looks for a new release every 10 seconds and keeps the last good head.
+class HeadWatcher(Poller):
+    """Looks for a new release every 10 seconds and keeps the last good head.
 
     By S3 and not by `model-updates`: the api then runs without Kafka.
     """
 
     def __init__(self, releases: Releases, seconds: float = POLL_SECONDS) -> None:
         self.head: Head | None = None
-        self._releases, self._seconds = releases, seconds
+        self._releases = releases
         self._seen: str | None = None
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="heads", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout=5)
+        super().__init__("heads", self.poll, seconds)
 
     def poll(self) -> bool:
         """Look once. False where S3 is away or the head is refused: the last one holds."""
@@ -63,12 +54,3 @@ class HeadWatcher:
         self.head, self._seen = head, revision
         log.info("preference head %s of release %d", revision[:12], release.number)
         return True
-
-    def _run(self) -> None:
-        while True:
-            try:
-                self.poll()
-            except Exception:
-                log.exception("the preference head cannot be read")
-            if self._stop.wait(self._seconds):
-                return

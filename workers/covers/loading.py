@@ -21,7 +21,7 @@ from icg import CoverGenerator, Item, Judge, SamplerConfig
 from icg.quality import quality
 from icg.tuned import tuned
 from workers.exceptions import BadPart
-from workers.records import Part, Release, Rendition, SegmentSet
+from workers.records import Part, Release, Rendition
 from workers.releases import Releases
 from workers.settings import Covers
 
@@ -184,10 +184,8 @@ class Loader:
                 raise Refused(f"its {part} is of space {own[:12]}, its space is {space[:12]}")
 
     def _segments(self, release: Release) -> tuple[str, ...]:
-        if "segments" not in release.parts:
+        if (found := self._releases.segments(release)) is None:
             return ()
-        folder = self._releases.fetch("segments", release.parts["segments"])
-        found = SegmentSet.decode((folder / "segments.json").read_bytes())
         if found.space != release.parts["space"]:
             raise Refused(f"its segments are of space {found.space[:12]}, its space is {release.parts['space'][:12]}")
         return tuple(segment.segment_id for segment in found.segments)

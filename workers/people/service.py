@@ -12,20 +12,20 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from workers.erased import Erased
-from workers.exceptions import BadPart, Fault, FeatureFault, MessagingFault, Stopped, StorageFault, UserError
+from workers.exceptions import BadPart, Fault, Stopped, UserError
 from workers.features import Features
 from workers.forgetting import Forgetting
 from workers.health import Health
 from workers.messaging import Producer
 from workers.people.erasure import forgetter
 from workers.people.watch import Watch
+from workers.reachable import Reachable
 from workers.settings import Settings
 from workers.storage import ObjectStore, retrying
 from workers.topics import ensure_topics
 
 log = logging.getLogger(__name__)
 
-NAMES: dict[type[Fault], str] = {MessagingFault: "kafka", StorageFault: "s3", FeatureFault: "feast"}
 STUCK_SECONDS = 3600.0
 
 T = TypeVar("T")
@@ -43,12 +43,10 @@ def run(settings: Settings, stop: threading.Event) -> int:
 
 
 def _run(settings: Settings, stop: threading.Event, health: Health) -> int:
-    def fault(each: Fault) -> None:
-        health.set(NAMES.get(type(each), "s3"), False, str(each)[:200])
-        health.progress()
+    servers = Reachable(health)
 
     def patiently(call: Callable[[], T], what: str) -> T:
-        return retrying(call, what=what, stop=stop, on_retry=fault)
+        return retrying(call, what=what, stop=stop, on_retry=servers.fault)
 
     health.set("started", False, "starting")
     store = ObjectStore(settings.s3)
@@ -57,10 +55,12 @@ def _run(settings: Settings, stop: threading.Event, health: Health) -> int:
     producer = Producer(settings.kafka, "people")
     erased = Erased(settings, store)
     erased.start()
-    forgetting = Forgetting(settings, "people", forgetter(store, features), erased, stop, fault)
+    forgetting = Forgetting(settings, "people", forgetter(store, features), erased, stop, servers.fault)
     forgetting.start()
     watch = Watch(settings, store, features, producer, erased)
-    pings = {"s3": store.ping, "feast": features.ping, "kafka": producer.ping}
+    quick = ObjectStore(settings.s3, timeout=2, attempts=1)
+    servers.asks |= {"s3": quick.ping, "feast": features.ping, "kafka": producer.ping}
+    servers.start()
     health.set("started", True)
     health.watch(STUCK_SECONDS, lambda: True)
     try:
@@ -68,16 +68,14 @@ def _run(settings: Settings, stop: threading.Event, health: Health) -> int:
             try:
                 watch.look()
             except Fault as each:
-                fault(each)
+                servers.fault(each)
             except (UserError, BadPart) as error:
                 log.info("segments stay as they are: %s", error)
             health.progress()
-            for name in health.failed().keys() & pings.keys():
-                if pings[name]():
-                    health.set(name, True)
             stop.wait(settings.segments.look_seconds)
     finally:
         stop.set()
+        servers.stop()
         forgetting.join(5)
         erased.stop()
         producer.close()

@@ -180,7 +180,7 @@ class Watch:
 
     def _release(self, proposal: Proposal) -> Proposal | None:
         """Profiles, release, moves; then the rest of the items is to be drawn."""
-        found = self._load(proposal.segments)
+        found = self._releases.segment_set(proposal.segments)
         segments.push_profiles(self._features, found, proposal.segments, leave_out=set())
         release = current(self._releases)
         if release.parts.get("segments") != proposal.segments:
@@ -249,9 +249,6 @@ class Watch:
 
     def _released(self, release: Release) -> list[Segment]:
         return segments.before(self._releases, release, release.parts["space"])
-
-    def _load(self, revision: str) -> SegmentSet:
-        return SegmentSet.decode((self._releases.fetch("segments", revision) / segments.FILE).read_bytes())
 
     def _write(self, proposal: Proposal) -> None:
         self._store.update(KEY, lambda _: proposal.encode())

@@ -10,7 +10,7 @@ import gc
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any, TypeVar
 
@@ -18,7 +18,7 @@ from icg.exceptions import BadWeights
 from icg.preference import Head
 from workers import tracing
 from workers.erased import Erased
-from workers.exceptions import BadPart, Fault, FeatureFault, MessagingFault, OffsetLost, Stopped, StorageFault
+from workers.exceptions import BadPart, MessagingFault, OffsetLost, Stopped
 from workers.features import Features
 from workers.forgetting import Forgetting
 from workers.health import Health
@@ -29,6 +29,7 @@ from workers.preferences.partitions import TOPIC, Partitions, commit
 from workers.preferences.push import Pusher
 from workers.preferences.sources import Stores
 from workers.preferences.training import Training
+from workers.reachable import Reachable
 from workers.records import Release
 from workers.releases import ReleaseFollower, Releases
 from workers.settings import Settings
@@ -40,7 +41,6 @@ log = logging.getLogger(__name__)
 GROUP = "preferences"
 TEND_SECONDS = 2.0
 STUCK_SECONDS = 900.0
-NAMES: dict[type[Fault], str] = {MessagingFault: "kafka", StorageFault: "s3", FeatureFault: "feast"}
 
 T = TypeVar("T")
 
@@ -62,6 +62,7 @@ def run(settings: Settings, stop: threading.Event) -> int:
 class _Service:
     def __init__(self, settings: Settings, stop: threading.Event, health: Health) -> None:
         self._settings, self._stop, self._health = settings, stop, health
+        self._servers = Reachable(health)
         self._release: tuple[int, Head] | None = None
         self._has_release = threading.Event()
         self._busy = False
@@ -69,7 +70,7 @@ class _Service:
         health.set("partitions", False, "not assigned yet")
 
     def run(self) -> int:
-        settings, stop = self._settings, self._stop
+        settings, stop, fault = self._settings, self._stop, self._servers.fault
         store = ObjectStore(settings.s3)
         self._retrying(lambda: ensure_topics(settings.kafka), "topics")
         producer = Producer(settings.kafka, "preferences")
@@ -77,20 +78,25 @@ class _Service:
         features: Features = self._retrying(lambda: Features(settings.feast), "open the feature store")
         follower = ReleaseFollower(settings.kafka, self._releases, self._told)
         follower.start()
-        self._pings = {"s3": store.ping, "feast": features.ping, "kafka": producer.ping}
-        pusher = Pusher(features, settings.preferences.push_seconds, self._fault)
+        self._servers.asks |= {
+            "s3": ObjectStore(settings.s3, timeout=2, attempts=1).ping,
+            "feast": features.ping,
+            "kafka": producer.ping,
+        }
+        self._servers.start()
+        pusher = Pusher(features, settings.preferences.push_seconds, fault)
         try:
             while not self._has_release.wait(0.2):
                 if stop.is_set():
                     return 0
             number, head = self._newest()
-            sources = Stores(store, features, stop, self._fault)
+            sources = Stores(store, features, stop, fault)
             checkpoints = Checkpoints(store)
             erased = Erased(settings, store)
             self._retrying(erased.poll, "read who was erased")
             erased.start()
             # Whoever owns a person's partition finds them by the record that this keeps; here is only the receipt.
-            forgetting = Forgetting(settings, "preferences", lambda user_id: {}, erased, stop, self._fault)
+            forgetting = Forgetting(settings, "preferences", lambda user_id: {}, erased, stop, fault)
             partitions = Partitions(
                 settings.preferences,
                 settings.erasure.retention_days,
@@ -102,11 +108,11 @@ class _Service:
                 self._head_of,
                 erased,
                 stop,
-                self._fault,
+                fault,
             )
             partitions.release = (number, head)
             pusher.start()
-            training = Training(settings, checkpoints, self._releases, producer, self._newest, stop, self._fault)
+            training = Training(settings, checkpoints, self._releases, producer, self._newest, stop, fault)
             training.start()
             forgetting.start()
             gc.collect()
@@ -125,6 +131,7 @@ class _Service:
                 raise training.failed
             return 1 if pusher.failed is not None else 0
         finally:
+            self._servers.stop()
             follower.stop()
             producer.close(5)
             features.close()
@@ -161,7 +168,6 @@ class _Service:
                     partitions.forget()
                     commit(consumer, partitions.offsets())
                     self._show_lag(consumer)
-                    self._look_again(self._pings)
         finally:
             self._busy = False
             consumer.close()  # revokes, so writes the last checkpoints
@@ -180,7 +186,7 @@ class _Service:
             for (topic, partition), lag in consumer.lag(2.0).items():
                 metrics.LAG.labels(topic, str(partition)).set(lag)
         except MessagingFault as fault:
-            self._fault(fault)
+            self._servers.fault(fault)
 
     # -- releases ----------------------------------------------------------------------------------------------------
 
@@ -209,21 +215,8 @@ class _Service:
         release = self._releases.release(number)
         return Head.load(self._releases.fetch("preference", release.parts["preference"]))
 
-    # -- faults ------------------------------------------------------------------------------------------------------
-
     def _retrying(self, call: Callable[[], T], what: str) -> T:
-        return retrying(call, what=what, stop=self._stop, on_retry=self._fault)
-
-    def _fault(self, fault: Fault) -> None:
-        """Waiting for a store that is away is neither ready nor stuck."""
-        self._health.set(NAMES[type(fault)], False, str(fault)[:200])
-        self._health.progress()
-
-    def _look_again(self, pings: Mapping[str, Callable[[], bool]]) -> None:
-        """What was away may be back."""
-        for name in self._health.failed().keys() & pings.keys():
-            if pings[name]():
-                self._health.set(name, True)
+        return retrying(call, what=what, stop=self._stop, on_retry=self._servers.fault)
 
 
 def _headers(record: Any) -> dict[str, bytes]:

@@ -1,0 +1,55 @@
+"""A service without work notices, too, that a server is away, and that it is back."""
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from workers.embedded import Embedded
+from workers.health import Health
+from workers.people.service import _run as run_people
+from workers.preferences.service import _Service as Preferences
+from workers.settings import Feast, Settings
+from workers.storage import ObjectStore
+from workers.topics import ensure_topics
+
+
+def until(condition: Callable[[], bool], seconds: float = 90) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [lambda *given: Preferences(*given).run(), run_people],
+    ids=["preferences", "people"],
+)
+def test_it_is_not_ready_while_a_server_is_away(
+    run: Callable[[Settings, threading.Event, Health], int], feast_repo: Feast, tmp_path: Path
+) -> None:
+    with Embedded(tmp_path / "servers", parts=("kafka", "s3")) as servers:
+        settings = Settings(kafka=servers.kafka, s3=servers.s3, feast=feast_repo, cache=tmp_path / "cache")
+        ensure_topics(settings.kafka)
+        ObjectStore(settings.s3).ensure_bucket()
+        health, stop = Health(), threading.Event()
+        service = threading.Thread(target=run, args=(settings, stop, health))
+        service.start()
+        try:
+            known = health._conditions
+            until(lambda: all(name in known and known[name] is None for name in ("s3", "feast", "kafka")))
+            servers.pause_s3()
+            until(lambda: "s3" in health.failed())
+            servers.resume_s3()
+            until(lambda: "s3" not in health.failed())
+            servers.pause_kafka()
+            until(lambda: "kafka" in health.failed())
+            servers.resume_kafka()
+            until(lambda: "kafka" not in health.failed())
+        finally:
+            stop.set()
+            service.join(60)
+        assert not service.is_alive()
