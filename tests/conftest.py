@@ -23,6 +23,7 @@ os.environ["FEAST_USAGE"] = "False"
 # Tensors here are small: threads would only wait for one another, and for those of the other pytest workers.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from tests.faults import clock
 from tests.servers import CI, Real, missing
 from tests.zygote import Zygote
 from workers.embedded import Embedded, apply_feast
@@ -148,8 +149,8 @@ def feast_repo(_applied: Feast, tmp_path: Path) -> Feast:
 
 
 @pytest.fixture(scope="session")
-def zygote() -> Iterator[Zygote]:
-    zygote = Zygote()
+def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+    zygote = Zygote(clock.library(tmp_path_factory.mktemp("clock")))
     yield zygote
     zygote.close()
 

@@ -39,14 +39,20 @@ HEAVY = (
 class Zygote:
     """The test's side. Requests and answers are one JSON line each."""
 
-    def __init__(self) -> None:
+    def __init__(self, preload: Path | None = None) -> None:
+        """
+        Args:
+            preload: a library for its children, such as `tests.faults.clock.library`.
+        """
+        self.preloaded = preload is not None
+        variables = {"LD_PRELOAD": str(preload)} if preload else {}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.zygote"],
             cwd=Path(__file__).parents[1],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            env=os.environ | {"OMP_NUM_THREADS": "1"} | variables,
             start_new_session=True,
         )
         self._children: set[int] = set()
@@ -62,8 +68,9 @@ class Zygote:
         """Fork a child.
 
         Args:
-            what: `covers`: the service; `arguments` are titles at which it goes wrong (see `_Faulty`), and
-                `bug:` with the name of a bug to plant (see `tests.faults.planted`).
+            what: a service: `covers`, `preferences`, `audit` or `api`; `arguments` may be `bug:` with the name of a bug
+                to plant (see `tests.faults.planted`), `clock:` with the file of its clock (see `tests.faults.clock`),
+                and for `covers` titles at which it goes wrong (see `_Faulty`).
                 `tiny`: `icg.init_tiny`; `arguments` are directory and seed.
         """
         pid = self._ask(do=what, arguments=list(arguments), environment=dict(environment), log=str(log))
@@ -83,7 +90,7 @@ class Zygote:
                 os.kill(pid, signal.SIGKILL)
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._process.wait(20)
+        self._process.wait(120)
 
 
 class Child:
@@ -141,21 +148,28 @@ def _child(request: dict[str, Any]) -> int:
     import threading
 
     from workers import logs, tracing
-    from workers.covers.service import run
     from workers.settings import settings
     from workers.supervisor import on_signals
 
-    stop = threading.Event()
-    on_signals(stop)
-    logs.configure(settings(), "covers")
-    tracing.configure(settings(), "covers")
+    name = request["do"]
     for argument in request["arguments"]:
-        if argument.startswith("bug:"):
+        kind, _, value = argument.partition(":")
+        if kind == "clock":
+            from tests.faults.clock import follow
+
+            follow(value)
+        if kind == "bug":
             from tests.faults.planted import plant
 
-            plant(argument.removeprefix("bug:"))
+            plant(value)
+    stop = threading.Event()
+    on_signals(stop)
+    logs.configure(settings(), name)
+    tracing.configure(settings(), name)
+    run = importlib.import_module(f"workers.{name}.service").run
+    how = [_faulty(request["arguments"])] if name == "covers" else []
     try:
-        return run(settings(), stop, _faulty(request["arguments"]))
+        return int(run(settings(), stop, *how))
     finally:
         tracing.flush()
 
@@ -202,6 +216,7 @@ def main() -> None:
     for heavy in HEAVY:
         importlib.import_module(heavy)
     ended: dict[int, int] = {}
+    started: set[int] = set()
     for line in sys.stdin:
         request = json.loads(line)
         with contextlib.suppress(ChildProcessError):
@@ -218,6 +233,11 @@ def main() -> None:
             finally:
                 os._exit(status)
         print(json.dumps(answer), flush=True)
+        if answer is not None and request["do"] != "status":
+            started.add(answer)
+    for pid in started - ended.keys():  # whoever asked has ended, perhaps without a word
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,11 +32,13 @@ class S3(Process):
         secret_key: str = "icg-test-secret",
         certificate: Certificate | None = None,
         iam: bool = False,
+        within: Sequence[str] = (),
     ) -> None:
         """
         Args:
             folder: made if absent; the objects lie in its `buckets`.
             iam: accounts beside the root one, made by `versitygw admin`.
+            within: a command that runs the one after it, in a namespace for instance.
         """
         port = port or free_port()
         self.access_key, self.secret_key = access_key, secret_key
@@ -43,7 +46,7 @@ class S3(Process):
         buckets = folder / "buckets"
         buckets.mkdir(parents=True, exist_ok=True)
         self.binary = install.versitygw()
-        command = [str(self.binary), "--port", f"127.0.0.1:{port}", "--quiet"]
+        command = [*within, str(self.binary), "--port", f"127.0.0.1:{port}", "--quiet"]
         if certificate is not None:
             command += ["--cert", str(certificate.chain), "--key", str(certificate.key)]
         if iam:

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 from bench.report import Figure, report, versions
+from tests.faults import clock
+from tests.faults.checker import Evidence, check
 from tests.faults.run import Run, undisturbed
 from tests.faults.stage import Servers
 from tests.zygote import Zygote
 from workers.embedded import apply_feast
 
-WANTED = {"lost": 0, "duplicated": 0, "wrong_bytes": 0, "stale": 0, "stuck": 0}
+WANTED = dict.fromkeys([*check(Evidence()), "stuck"], 0)
+
+
+PAGES = 40
+"""That people look at between two faults."""
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--faults", type=int, default=20)
     parser.add_argument("--items", type=int, default=200, help="items published; other events come on top")
@@ -34,7 +42,7 @@ def main() -> None:
 
 def _run(options: argparse.Namespace, folder: Path) -> bool:
     print(f"seed {options.seed}", flush=True)
-    zygote = Zygote()
+    zygote = Zygote(clock.library(folder / "clock"))
     servers = Servers(folder / "servers", options.brokers)
     try:
         servers.start()
@@ -52,6 +60,7 @@ def _run(options: argparse.Namespace, folder: Path) -> bool:
                 run.release_more()
             for event in run.traffic.chunk(options.items * (number + 1) // chunks - options.items * number // chunks):
                 run.send(event)
+            run.read_pages(PAGES)
             if number < options.faults:
                 run.disturb(run.random.choice(kinds) if kinds else None)
                 last = run.report.recoveries[-1] if run.report.recoveries else float("nan")

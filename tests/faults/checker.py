@@ -14,6 +14,29 @@ from workers.records import Manifest, Sidecar
 Source = tuple[str, int, int]
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What the api said of an item."""
+
+    status: int
+    """200, 404 or 410 (retracted)."""
+    item_version: int = 0
+    generation: int = 0
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A partition of `user-behavior`: how far its learner's last state goes, and whether it is the one that reading the
+    partition's messages once, in order, makes."""
+
+    end: int
+    offset: int
+    state: str
+    straight: str
+    tastes_in_feast: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Pairs learned, in Feast and in the state, of people where the two differ."""
+
+
 @dataclass
 class Evidence:
     """Everything that one run left."""
@@ -33,18 +56,28 @@ class Evidence:
     """Each item's manifests in the order in which a watcher saw them."""
     rows: Mapping[str, tuple[int, str]] = field(default_factory=dict)
     """Generation and state of each item in Feast."""
+    rows_wanted: Mapping[Source, int] = field(default_factory=dict)
+    """Rows that each message has to have in audit's tables."""
+    rows_found: Mapping[Source, int] = field(default_factory=dict)
+    learned: Mapping[int, Learned] = field(default_factory=dict)
+    answers: Mapping[str, Sequence[Answer]] = field(default_factory=dict)
+    """The api's, of each item, in their order."""
 
 
 Findings = dict[str, list[str]]
 
 
 def check(evidence: Evidence) -> Findings:
-    """What is lost, duplicated, wrong_bytes and stale, a line each."""
+    """What is wrong, by figure, a line each."""
     return {
         "lost": _lost(evidence),
         "duplicated": _duplicated(evidence),
         "wrong_bytes": _wrong_bytes(evidence),
         "stale": _stale(evidence),
+        "unaudited": _unaudited(evidence),
+        "audited_twice": _audited_twice(evidence),
+        "miscounted": _miscounted(evidence),
+        "answers_back": answers_went_back(evidence.answers),
     }
 
 
@@ -116,6 +149,58 @@ def _stale(evidence: Evidence) -> list[str]:
             lines.append(f"{item_id}: ends as {_short(manifest)}, wanted release {wanted.release}")
         elif item_id in evidence.rows and evidence.rows[item_id] != (manifest.generation, manifest.state):
             lines.append(f"{item_id}: Feast has {evidence.rows[item_id]}, the manifest is {_short(manifest)}")
+    return lines
+
+
+def _unaudited(evidence: Evidence) -> list[str]:
+    found = evidence.rows_found
+    return [
+        f"{source}: {found.get(source, 0)} of {wanted} rows"
+        for source, wanted in sorted(evidence.rows_wanted.items())
+        if found.get(source, 0) < wanted
+    ]
+
+
+def _audited_twice(evidence: Evidence) -> list[str]:
+    wanted = evidence.rows_wanted
+    return [
+        f"{source}: {found} rows, wanted {wanted.get(source, 0)}"
+        for source, found in sorted(evidence.rows_found.items())
+        if found > wanted.get(source, 0)
+    ]
+
+
+def _miscounted(evidence: Evidence) -> list[str]:
+    lines = []
+    for partition, learned in sorted(evidence.learned.items()):
+        if learned.offset != learned.end:
+            lines.append(f"partition {partition}: learned up to {learned.offset}, it ends at {learned.end}")
+        elif learned.state != learned.straight:
+            lines.append(f"partition {partition}: another state than reading {learned.end} messages once makes")
+        for user, (feast, state) in learned.tastes_in_feast.items():
+            lines.append(f"partition {partition}: Feast has {feast} pairs of {user}, the state {state}")
+    return lines
+
+
+def answers_went_back(seen: Mapping[str, Sequence[Answer]]) -> list[str]:
+    """Where the api's answer was older than one before."""
+    lines = []
+    for item_id, answers in seen.items():
+        newest = Answer(404)
+        retracted = False
+        for answer in answers:
+            known = (answer.item_version, answer.generation)
+            if answer.status == 200 and (
+                known < (newest.item_version, newest.generation)
+                or (retracted and answer.item_version <= newest.item_version)
+            ):
+                lines.append(f"{item_id}: {answer} after {'retracted ' if retracted else ''}{newest}")
+            if answer.status == 404 and newest.status != 404:
+                lines.append(f"{item_id}: unknown after {newest}")
+            if answer.status == 200:
+                newest, retracted = answer, False
+            elif answer.status == 410:
+                newest, retracted = Answer(410, newest.item_version, newest.generation), True
     return lines
 
 

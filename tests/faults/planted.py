@@ -1,4 +1,4 @@
-"""Bugs, each planted in a covers process of its own, to show that the checker counts them. Called after the fork."""
+"""Bugs, each planted in the processes of one run, to show that the checker counts them. Called after the fork."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ def plant(bug: str) -> None:
         "put without If-Match": _put_without_if_match,
         "retract ignored": _retract_ignored,
         "outage dead-lettered": _outage_dead_lettered,
+        "commit before append": _commit_before_append,
+        "append without transactions": _append_without_transactions,
+        "state behind its offset": _state_behind_its_offset,
+        "old rows answered": _old_rows_answered,
     }[bug]()
 
 
@@ -78,3 +82,54 @@ def _outage_dead_lettered() -> None:
         self._patience.pause = patience.pause
 
     Worker.__init__ = with_impatience  # type: ignore[method-assign]
+
+
+def _commit_before_append() -> None:
+    from workers.audit.service import Audit
+
+    flush = Audit._flush
+
+    def committed_first(self: Any, consumer: Any) -> None:
+        self._uncommitted |= self._sink.take_offsets()
+        self._commit(consumer)
+        flush(self, consumer)
+
+    Audit._flush = committed_first  # type: ignore[method-assign]
+
+
+def _append_without_transactions() -> None:
+    from workers.audit.delta import AuditTable
+    from workers.audit.service import Audit
+
+    AuditTable._known = staticmethod(lambda table, app: -1)  # type: ignore[method-assign,assignment]
+    Audit._commit = lambda self, consumer: None  # type: ignore[method-assign]
+
+
+def _state_behind_its_offset() -> None:
+    from workers.preferences.checkpoint import Checkpoints
+
+    newest = Checkpoints.newest
+
+    def behind(self: Any, who: int | str) -> Any:
+        found = newest(self, who)
+        if found is None or who == "trainer":
+            return found
+        offset, tensors, meta = found
+        offset = max(0, offset - 20)
+        return offset, tensors, {**meta, "offset": offset}
+
+    Checkpoints.newest = behind  # type: ignore[method-assign]
+
+
+def _old_rows_answered() -> None:
+    from workers.api import lookup
+
+    fresh, first = lookup.row_from_feast, {}
+
+    def as_it_was(item_id: str, row: dict[str, Any]) -> Any:
+        found = fresh(item_id, row)
+        kept, again = first.setdefault(item_id, (found, []))
+        again.append(0)
+        return kept if len(again) % 2 else found
+
+    lookup.row_from_feast = as_it_was

@@ -7,24 +7,36 @@ import random
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.stream_world import World
+from tests.faults.audited import logged, rows_found, rows_wanted
 from tests.faults.checker import Evidence, Findings, Source, check
-from tests.faults.stage import MORE_SEGMENTS, SEGMENTS, SMALL, Servers, Service, Watcher, put_pictures, redis_store
+from tests.faults.clock import JUMPS
+from tests.faults.people import SETTINGS, People
+from tests.faults.stage import MORE_SEGMENTS, SEGMENTS, SMALL, Servers, Service, put_pictures, redis_store
 from tests.faults.traffic import Traffic
+from tests.faults.watching import Answers, Manifests
 from tests.zygote import Zygote
 from workers.embedded import Embedded
-from workers.events import Event, ItemPublish, Outcome
+from workers.events import Event, ItemPublish, Outcome, UserBehavior
+from workers.preferences.checkpoint import Checkpoints
 from workers.records import Sidecar, sha256
 from workers.settings import Feast
 from workers.storage import ObjectStore
 
 PATIENCE = 120.0
 """Seconds after a fault in which everything has to be well again."""
+DRAIN = 60.0
+"""Seconds from SIGTERM to the end of any service, on a machine that has much else to do."""
+COVERS = ("covers-1", "covers-2")
+ALL = (*COVERS, "audit", "preferences", "api")
+SPARE = ("covers-3", "audit-2", "preferences-2")
+"""Those that join and leave."""
+AUDIT = {"ICG_AUDIT_BATCH_SECONDS": "0.5", "ICG_AUDIT_COMPACT_FILES": "20"}
 
 
 @dataclass
@@ -33,6 +45,8 @@ class Report:
     faults: list[str] = field(default_factory=list)
     recoveries: list[float] = field(default_factory=list)
     """Seconds from each fault's end until an event published then had its outcome."""
+    ready: list[float] = field(default_factory=list)
+    """Seconds from each fault's end until every service was ready."""
     in_flight: list[int] = field(default_factory=list)
     """Events without an outcome at each fault's beginning."""
     stuck: list[str] = field(default_factory=list)
@@ -42,18 +56,23 @@ class Report:
     events: int = 0
     compared: int = 0
     """Covers compared with the undisturbed run."""
+    audited: int = 0
+    learned: int = 0
+    answers: int = 0
 
     def figures(self) -> dict[str, float]:
-        recoveries = sorted(self.recoveries)
-        p95 = statistics.quantiles(recoveries, n=20, method="inclusive")[-1] if len(recoveries) > 1 else 0.0
         return {name: float(len(lines)) for name, lines in self.findings.items()} | {
             "stuck": float(len(self.stuck)),
-            "recovery_p95_s": round(p95, 2),
+            "recovery_p95_s": _p95(self.recoveries),
+            "ready_p95_s": _p95(self.ready),
             "faults": float(len(self.faults)),
             "in_flight_mean": round(statistics.fmean(self.in_flight or [0]), 1),
             "publishes": float(self.published),
             "events": float(self.events),
             "covers_compared": float(self.compared),
+            "rows_audited": float(self.audited),
+            "behaviour_learned": float(self.learned),
+            "answers": float(self.answers),
             "ended_by_themselves": float(len(self.ends)),
         }
 
@@ -71,7 +90,7 @@ class Run:
         seed: int,
         *,
         bug: str = "",
-        workers: int = 2,
+        services: Sequence[str] = ALL,
     ) -> None:
         folder.mkdir(parents=True)
         self.servers = servers
@@ -82,12 +101,18 @@ class Run:
         put_pictures(self.world)
         self.world.release(SEGMENTS)
         self.traffic = Traffic(seed, self.world.store.bucket)
-        environment = self.world.environment() | {"ICG_S3_ENDPOINT": f"http://{servers.proxies['s3'].address}"}
-        self.services = [
-            Service(name, zygote, environment | {"ICG_CACHE": str(folder / name)}, folder, bug)
-            for name in (f"covers-{number}" for number in range(1, workers + 1))
-        ]
-        self.watcher = Watcher(store)
+        through = {"ICG_S3_ENDPOINT": f"http://{servers.proxies['s3'].address}"}
+        environment = self.world.environment() | through | SETTINGS | AUDIT
+
+        def service(name: str) -> Service:
+            return Service(name, zygote, environment, folder, bug, clock=zygote.preloaded)
+
+        self.services = [service(name) for name in services]
+        kinds = {each.kind for each in self.services}
+        self.spares = [service(name) for name in SPARE if name.partition("-")[0] in kinds]
+        self.people = People(self.world, model, seed) if "preferences" in kinds else None
+        self.watcher = Manifests(store)
+        self.reader = next((Answers(each.address) for each in self.services if each.kind == "api"), None)
         self.sent: list[tuple[Event | bytes, Future[Source]]] = []
         self.report = Report({})
         self.twin: dict[str, str] = {}
@@ -105,7 +130,17 @@ class Run:
             else _as_source(self.world.producer.send(ItemPublish.topic, event, "nonsense"))
         )
         self.sent.append((event, sent))
+        if self.reader is not None and isinstance(event, ItemPublish):
+            if event.item_id in self.reader.asked:
+                self.reader.asked.remove(event.item_id)
+            self.reader.asked.append(event.item_id)
         return sent
+
+    def read_pages(self, pages: int) -> None:
+        """So many people look at something, and some of them click."""
+        if self.people is not None:
+            for user, value in self.people.some(pages):
+                self.world.producer.send(UserBehavior.topic, value, user)
 
     def release_more(self) -> None:
         """A second release, with one segment more. At this place of the stream in the undisturbed run, too."""
@@ -155,13 +190,27 @@ class Run:
             self.report.recoveries.append(time.monotonic() - begun)
         else:
             self.report.stuck.append(f"{name}: an event published after it has no outcome within {PATIENCE:g} s")
+        if self.wait(lambda: all(service.ready() for service in self.services)):
+            self.report.ready.append(time.monotonic() - begun)
+        else:
+            late = ", ".join(service.name for service in self.services if not service.ready())
+            self.report.stuck.append(f"{name}: {late} not ready within {PATIENCE:g} s")
 
     def faults(self) -> list[str]:
         """Everything that can go wrong. Services twice: theirs are most of the states there are."""
         services = [f"{how} {each.name}" for each in self.services for how in ("kill", "pause")]
+        services += [f"{how} {each.name}" for each in self.services for how in ("leave", "jump") if self._can(how)]
+        services += [f"join {each.name}" for each in self.spares]
         servers = [f"{how} {name}" for name in self.servers.processes for how in ("kill", "pause")]
         network = [f"{how} {name}" for name in self.servers.proxies for how in ("cut", "hang", "slow")]
-        return [*services, *services, *servers, *network]
+        full = ["full s3"] if self._can("full") else []
+        return [*services, *services, *servers, *network, *full]
+
+    def _can(self, how: str) -> bool:
+        """Whether this machine has what a kind of fault needs."""
+        if how == "jump":
+            return all(service.clock is not None for service in self.services)
+        return how != "full" or self.servers.disk is not None
 
     @contextlib.contextmanager
     def fault(self, fault: str, seconds: float | None = None) -> Iterator[str]:
@@ -170,40 +219,54 @@ class Run:
         Args:
             seconds: how long; by chance, when absent.
         """
-        how, _, name = fault.partition(" ")
         lasts = seconds or self.random.choice((0.2, 1.0, 2.5, 5.0)) * self.random.uniform(0.5, 1.5)
-        target = next((each for each in self.services if each.name == name), None) or self.servers.processes.get(name)
-        proxy = self.servers.proxies.get(name)
-        if how in {"kill", "pause"}:
-            assert target is not None
-            target.kill() if how == "kill" else target.pause()
-        else:
-            assert proxy is not None
-            {"cut": proxy.cut, "hang": proxy.hang, "slow": lambda: proxy.slow(0.2)}[how]()
+        begin, end = self._steps(fault)
+        said = begin()
         # Whoever stands still in the middle of an item, or is away, must not undo what comes now.
         for item_id in dict.fromkeys(self.in_flight()[:2]):
             self.send(self.traffic.again(item_id))
-        self.rest(lasts, keep=how != "kill")
-        yield f"{fault} for {lasts:.1f} s"
-        if how == "kill":
-            assert target is not None
-            target.start()
-            if target is self.servers.processes.get(name):
-                self.servers.processes[name].wait()
-        elif how == "pause":
-            assert target is not None
-            target.resume()
-        else:
-            assert proxy is not None
-            proxy.heal()
+        self.rest(lasts)
+        yield f"{fault}{f' {said}' if said else ''} for {lasts:.1f} s"
+        end()
 
-    def rest(self, seconds: float, keep: bool = True) -> None:
+    def _steps(self, fault: str) -> tuple[Callable[[], object], Callable[[], object]]:
+        """How a fault begins, saying more about it perhaps, and how it ends."""
+        how, _, name = fault.partition(" ")
+        service = next((each for each in (*self.services, *self.spares) if each.name == name), None)
+        server, proxy, disk = self.servers.processes.get(name), self.servers.proxies.get(name), self.servers.disk
+        if how == "kill" and server is not None:
+            return server.kill, lambda: (server.start(), server.wait())
+        if how == "pause" and (target := service or server) is not None:
+            return target.pause, target.resume
+        if how == "full" and disk is not None:
+            return disk.fill, disk.free
+        if proxy is not None and how in {"cut", "hang", "slow"}:
+            return {"cut": proxy.cut, "hang": proxy.hang, "slow": lambda: proxy.slow(0.2)}[how], proxy.heal
+        assert service is not None, f"no fault {fault!r}"
+        clock = service.clock
+        if how == "jump" and clock is not None:
+            seconds = self.random.choice(JUMPS)
+            return lambda: clock.jump(seconds) or f"by {seconds} s", lambda: clock.jump(0)
+        return {
+            "kill": (service.kill, service.start),
+            "leave": (lambda: self._drain(service), service.start),
+            "join": (lambda: self._join(service), lambda: self._drain(service)),
+        }[how]
+
+    def _join(self, service: Service) -> None:
+        service.start()
+        self.wait(service.ready)
+
+    def _drain(self, service: Service) -> None:
+        if (wrong := service.drain(DRAIN)) is not None:
+            self.report.stuck.append(wrong)
+
+    def rest(self, seconds: float) -> None:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             self.world.look(0.02)
-            if keep:
-                for service in self.services:
-                    service.keep()
+            for service in self.services:
+                service.keep()
 
     def finish(self, compare: Callable[[Run], dict[str, str]] | None = None, patience: float = PATIENCE) -> Report:
         """Wait for what is left, end the services, gather the evidence and judge it.
@@ -212,15 +275,31 @@ class Run:
             compare: makes the undisturbed run's covers, see `undisturbed`.
             patience: seconds for what has not ended yet.
         """
-        self.wait(lambda: all(self.ended(sent) for _, sent in self.sent), patience)
+        by_kind = {each.kind: each for each in self.services}
+        if "covers" in by_kind:
+            self.wait(lambda: all(self.ended(sent) for _, sent in self.sent), patience)
         for service in self.services:
             service.keep()
-            service.kill()
-        self.watcher.close()
+            if service.kind in {"covers", "api"}:
+                service.kill()
+        if "preferences" in by_kind:
+            self._finish_learning(by_kind["preferences"], patience)
+        wanted = rows_wanted(self.world.settings.kafka) if "audit" in by_kind else {}
+        if wanted:
+            self.wait(lambda: sum(rows_found(self.world.settings.s3).values()) >= sum(wanted.values()), patience)
+            self._drain(by_kind["audit"])
+        for watcher in (self.watcher, self.reader):
+            if watcher is not None:
+                watcher.close()
         self.watcher.look()
         twin = compare(self) if compare else {}
         evidence = self._evidence(twin)
+        evidence.rows_wanted = wanted
+        evidence.rows_found = rows_found(self.world.settings.s3) if wanted else {}
         self.report.findings = check(evidence)
+        self.report.audited = sum(evidence.rows_found.values())
+        self.report.learned = sum(learned.offset for learned in evidence.learned.values())
+        self.report.answers = sum(map(len, evidence.answers.values()))
         self.report.compared = len(twin.keys() & evidence.objects.keys())
         self.report.published = sum(
             isinstance(event, ItemPublish) and event.action == "publish" for event, _ in self.sent
@@ -228,6 +307,27 @@ class Run:
         self.report.events = len(self.sent)
         self.report.ends = [status for service in self.services for status in service.ends]
         return self.report
+
+    def _finish_learning(self, service: Service, patience: float) -> None:
+        """It writes its state down when it ends; until then it has to have read everything."""
+        ends = logged(self.world.settings.kafka, UserBehavior.topic)
+        checkpoints = Checkpoints(self.world.store)
+
+        def complete() -> bool:
+            return all(
+                (found := checkpoints.newest(partition)) is not None
+                and found[0] >= (messages[-1].offset() + 1 if messages else 0)
+                for partition, messages in ends.items()
+            )
+
+        until = time.monotonic() + patience
+        while True:
+            self.wait(service.ready, patience)
+            self.rest(3)
+            self._drain(service)
+            if complete() or time.monotonic() > until:
+                return
+            service.start()
 
     def _evidence(self, twin: dict[str, str]) -> Evidence:
         store = ObjectStore(self.world.settings.s3)
@@ -242,9 +342,14 @@ class Run:
         found.objects = objects_of(store)
         found.sidecars = [
             Sidecar.decode(stored.data)
-            for key in store.list("covers/")
+            for item_id in manifests
+            for key in store.list(f"covers/{item_id}/")
             if key.endswith(".json") and (stored := store.get(key)) is not None
         ]
+        if self.people is not None:
+            found.learned = self.people.learned(logged(self.world.settings.kafka, UserBehavior.topic))
+        if self.reader is not None:
+            found.answers = self.reader.seen
         found.seen = self.watcher.seen
         names = ["item_covers:generation", "item_covers:state"]
         rows = self.world.features.read(names, [{"item_id": item_id} for item_id in manifests])
@@ -252,11 +357,17 @@ class Run:
         return found
 
     def close(self) -> None:
-        for service in self.services:
+        for service in (*self.services, *self.spares):
             with contextlib.suppress(Exception):
                 service.kill()
-        self.watcher.close()
+        for watcher in (self.watcher, self.reader):
+            if watcher is not None:
+                watcher.close()
         self.world.close()
+
+
+def _p95(seconds: Sequence[float]) -> float:
+    return round(statistics.quantiles(sorted(seconds), n=20, method="inclusive")[-1], 2) if len(seconds) > 1 else 0.0
 
 
 def _as_source(sent: Future[tuple[int, int]]) -> Future[Source]:

@@ -1,27 +1,29 @@
-"""What faults happen to: real servers behind proxies, two covers services, and whoever starts them again."""
+"""What faults happen to: real servers behind proxies, the services, and whoever starts them again."""
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 
+import httpx
 from pydantic import SecretStr
 
 from bench.stream_world import World, picture
 from infra.servers import kafka, redis, s3
 from infra.servers.process import Process, free_port
+from tests.faults.clock import Clock
+from tests.faults.disk import Disk
 from tests.faults.proxy import Proxy
 from tests.zygote import Child, Zygote
-from workers.exceptions import Fault
 from workers.messaging import wait_for_broker
-from workers.records import Manifest
 from workers.settings import S3, Covers, Feast, Kafka
-from workers.storage import ObjectStore
 from workers.topics import ensure_topics
+
+log = logging.getLogger(__name__)
 
 SMALL = Covers(steps=2, width=32, height=32, slots=4, threads=1, batch_items=4)
 SEGMENTS = ("a", "b")  # with neutral three, and the second release has one more
@@ -42,7 +44,13 @@ class Servers:
             self.processes[name] = kafka.Kafka(
                 folder / "kafka", port=port, advertised=self.proxies[name].address, node=node, controllers=controllers
             )
-        store = s3.S3(folder / "s3")
+        self.disk: Disk | None = None
+        """S3's, None where there can be none of its own."""
+        try:
+            self.disk = Disk(folder / "s3" / "buckets")
+        except OSError as error:
+            log.warning("no full disk on this machine: %s", error)
+        store = s3.S3(folder / "s3", within=self.disk.within if self.disk else ())
         self.processes["s3"], self.proxies["s3"] = store, Proxy(store.port)
         self.processes["redis"] = redis.Redis(folder / "redis")
         self.proxies["redis"] = Proxy(self.processes["redis"].port)
@@ -67,6 +75,8 @@ class Servers:
             process.kill()
         for proxy in self.proxies.values():
             proxy.close()
+        if self.disk is not None:
+            self.disk.close()
 
 
 def redis_store(folder: Path, address: str, applied: Feast) -> Feast:
@@ -86,72 +96,81 @@ def put_pictures(world: World) -> None:
 
 
 class Service:
-    """One covers service, started again when it ends, as an orchestrator would."""
+    """One service, started again when it ends, as an orchestrator would."""
 
-    def __init__(self, name: str, zygote: Zygote, environment: Mapping[str, str], folder: Path, bug: str) -> None:
-        self.name = name
+    def __init__(
+        self,
+        name: str,
+        zygote: Zygote,
+        environment: Mapping[str, str],
+        folder: Path,
+        bug: str = "",
+        clock: bool = False,
+    ) -> None:
+        """
+        Args:
+            name: the service's own, and what tells it from others of its kind: covers-1.
+            clock: it has one that may jump; only where the zygote has preloaded `clock.library`.
+        """
+        self.name, self.kind = name, name.partition("-")[0]
         self.log = folder / f"{name}.log"
         self.ends: list[int] = []
         """With which status it ended by itself."""
+        self.address = f"http://127.0.0.1:{(port := free_port())}"
+        self.clock = Clock(folder / f"{name}.clock") if clock else None
         self._zygote = zygote
-        self._environment = dict(environment)
-        self._bug = [f"bug:{bug}"] if bug else []
+        self._environment = {
+            **environment,
+            "ICG_CACHE": str(folder / name),
+            "ICG_API_PORT" if self.kind == "api" else "ICG_HEALTH_PORT": str(port),
+        }
+        self._arguments = [f"bug:{bug}"] if bug else []
+        self._arguments += [f"clock:{self.clock.file}"] if self.clock else []
         self.child: Child | None = None
 
     def start(self) -> None:
-        self.child = self._zygote.start("covers", self._bug, self._environment, self.log)
+        self.child = self._zygote.start(self.kind, self._arguments, self._environment, self.log)
+
+    @property
+    def running(self) -> bool:
+        return self.child is not None and self.child.status() is None
 
     def keep(self) -> None:
         """Start it again if it has ended by itself."""
-        assert self.child is not None
-        if (status := self.child.status()) is not None:
+        if self.child is not None and (status := self.child.status()) is not None:
             self.ends.append(status)
             self.start()
 
+    def ready(self) -> bool:
+        try:
+            return httpx.get(f"{self.address}/readyz", timeout=2).status_code == 200
+        except httpx.HTTPError:
+            return False
+
     def kill(self) -> None:
-        assert self.child is not None
-        if self.child.status() is None:
+        if self.running:
+            assert self.child is not None
             self.child.kill()
+        self.child = None  # until it is started again
+
+    def drain(self, seconds: float) -> str | None:
+        """SIGTERM; what is wrong with how it ended."""
+        child, self.child = self.child, None
+        if child is None or (status := child.status()) is not None:
+            return None
+        try:
+            status = child.terminate(seconds)
+        except TimeoutError:
+            child.kill()
+            return f"{self.name} still runs {seconds:g} s after SIGTERM"
+        return f"{self.name} ended with status {status} after SIGTERM" if status else None
 
     def pause(self) -> None:
-        assert self.child is not None
-        if self.child.status() is None:
+        if self.running:
+            assert self.child is not None
             os.kill(self.child.pid, signal.SIGSTOP)
 
     def resume(self) -> None:
-        assert self.child is not None
-        if self.child.status() is None:
+        if self.running:
+            assert self.child is not None
             os.kill(self.child.pid, signal.SIGCONT)
-
-
-class Watcher:
-    """Looks at all manifests several times a second and keeps each that is new, in the order in which it saw them."""
-
-    def __init__(self, store: S3) -> None:
-        self.seen: dict[str, list[Manifest]] = {}
-        self._store = ObjectStore(store, timeout=2.0, attempts=1)
-        self._etags: dict[str, str] = {}
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-
-    def _watch(self) -> None:
-        while not self._stop.wait(0.1):
-            try:
-                self.look()
-            except Fault:  # S3 is the one that is away
-                continue
-
-    def look(self) -> None:
-        for each in list(self._store.listing("manifests/")):
-            if self._etags.get(each.key) == each.etag:
-                continue
-            stored = self._store.get(each.key)
-            if stored is not None and stored.etag != self._etags.get(each.key):
-                self._etags[each.key] = stored.etag
-                manifest = Manifest.decode(stored.data)
-                self.seen.setdefault(manifest.item_id, []).append(manifest)
-
-    def close(self) -> None:
-        self._stop.set()
-        self._thread.join(30)

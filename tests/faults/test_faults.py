@@ -6,14 +6,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 
-from tests.faults.checker import Source, went_back
-from tests.faults.run import Run, undisturbed
+from tests.faults.audited import rows_found
+from tests.faults.checker import Source, answers_went_back, went_back
+from tests.faults.run import ALL, COVERS, Run, undisturbed
 from tests.faults.stage import Servers
 from tests.servers import Real, empty
 from tests.zygote import Zygote
@@ -37,10 +38,10 @@ def servers(adapter: str, _real: Real, tmp_path_factory: pytest.TempPathFactory)
 def make(servers: Servers, _applied: Feast, tiny_model: Path, zygote: Zygote, tmp_path: Path) -> Iterator[Make]:
     made: list[Run] = []
 
-    def run(seed: int, bug: str = "", workers: int = 2) -> Run:
+    def run(seed: int, bug: str = "", services: Sequence[str] = COVERS) -> Run:
         empty(servers.kafka)
         folder = tmp_path / f"run-{len(made)}-{seed}"
-        made.append(Run(folder, servers, _applied, tiny_model, zygote, seed, bug=bug, workers=workers))
+        made.append(Run(folder, servers, _applied, tiny_model, zygote, seed, bug=bug, services=services))
         made[-1].start()
         return made[-1]
 
@@ -58,23 +59,26 @@ def compare(_applied: Feast, zygote: Zygote, tmp_path: Path) -> Callable[[Run], 
 def test_faults_lose_nothing_and_repeat_nothing(make: Make, compare: Callable[[Run], dict[str, str]]) -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}")
-    run = make(seed)
-    # One of each kind; which service, server and moment it hits is left to chance.
-    kinds = [f"{how} {run.random.choice(('covers-1', 'covers-2'))}" for how in ("kill", "pause")]
-    kinds += [f"{how} {run.random.choice(('kafka-1', 's3', 'redis'))}" for how in ("kill", "pause", "cut", "hang")]
-    run.random.shuffle(kinds)
-    for number, kind in enumerate(kinds):
+    run = make(seed, services=ALL)
+    # A service, a server or a wire each; which of them, and at which moment, is left to chance.
+    kinds = sorted({fault.partition(" ")[0] for fault in run.faults()})
+    chosen = [run.random.choice([each for each in run.faults() if each.startswith(f"{kind} ")]) for kind in kinds]
+    run.random.shuffle(chosen)
+    for number, fault in enumerate(chosen):
         if number == 3:
             run.release_more()
-        for event in run.traffic.chunk(6):
+        for event in run.traffic.chunk(4):
             run.send(event)
-        run.disturb(kind)
+        run.read_pages(40)
+        run.disturb(fault)
     report = run.finish(compare)
     print(report.faults, report.figures())
     assert report.stuck == []
-    assert report.findings == {"lost": [], "duplicated": [], "wrong_bytes": [], "stale": []}
-    assert report.compared > 4 * 36
-    assert len(report.recoveries) == len(kinds)
+    assert not any(report.findings.values()), report.findings
+    assert report.compared > 4 * 4 * len(chosen)
+    assert min(report.audited, report.learned) > 40 * len(chosen)
+    assert report.answers > 4 * len(chosen)
+    assert len(report.recoveries) == len(chosen)
 
 
 def begin(run: Run, items: int = 4) -> list[Future[Source]]:
@@ -85,7 +89,7 @@ def begin(run: Run, items: int = 4) -> list[Future[Source]]:
 
 
 def test_an_ack_before_the_manifest_is_counted(make: Make) -> None:
-    run = make(1, "ack before manifest", workers=1)
+    run = make(1, "ack before manifest", services=COVERS[:1])
     sent = begin(run, 40)
     assert run.wait(lambda: sum(map(run.ended, sent)) > 3)
     for service in run.services:
@@ -108,7 +112,7 @@ def test_a_put_without_if_match_is_counted(make: Make) -> None:
 
 
 def test_an_ignored_retract_is_counted(make: Make) -> None:
-    run = make(3, "retract ignored", workers=1)
+    run = make(3, "retract ignored", services=COVERS[:1])
     begin(run)
     while not any(wanted.retracted for wanted in run.traffic.items.values()):
         for event in run.traffic.chunk(2):
@@ -117,9 +121,54 @@ def test_an_ignored_retract_is_counted(make: Make) -> None:
 
 
 def test_an_outage_that_becomes_a_dead_letter_is_counted(make: Make) -> None:
-    run = make(4, "outage dead-lettered", workers=1)
+    run = make(4, "outage dead-lettered", services=COVERS[:1])
     sent = begin(run, 16)
     run.servers.proxies["s3"].cut()
     run.wait(lambda: any(map(run.ended, sent[-4:])), 60)
     run.servers.proxies["s3"].heal()
     assert any("valid, and dead-lettered" in line for line in run.finish().findings["lost"])
+
+
+def test_a_commit_before_the_append_is_counted(make: Make) -> None:
+    run = make(5, "commit before append", ["audit"])
+    assert run.wait(run.services[0].ready)
+    run.servers.proxies["s3"].cut()
+    for _ in range(5):
+        run.send(run.traffic.publish())
+    assert run.wait(lambda: "append fails" in run.services[0].log.read_text())
+    run.services[0].kill()
+    run.servers.proxies["s3"].heal()
+    run.services[0].start()
+    assert run.wait(run.services[0].ready)
+    assert run.finish(patience=10).findings["unaudited"]
+
+
+def test_rows_that_are_appended_again_are_counted(make: Make) -> None:
+    run = make(6, "append without transactions", ["audit"])
+    for _ in range(2):
+        run.send(run.traffic.publish())
+        assert run.wait(lambda: bool(rows_found(run.world.settings.s3)))
+        run.services[0].kill()
+        run.services[0].start()
+    assert run.finish(patience=60).findings["audited_twice"]
+
+
+def test_behaviour_that_counts_twice_is_counted(make: Make) -> None:
+    run = make(7, "state behind its offset", ["preferences"])
+    run.read_pages(600)
+    assert run.wait(lambda: any(key[-20:] != "0" * 20 for key in run.world.store.list("state/preferences/")))
+    run.services[0].kill()
+    run.services[0].start()
+    assert run.finish(patience=30).findings["miscounted"]
+
+
+def test_answers_that_go_back_are_counted(make: Make) -> None:
+    run = make(8, "old rows answered", ["covers-1", "api"])
+    sent = run.send(run.traffic.publish())
+    assert run.reader is not None
+    (item_id,) = run.traffic.items
+    while not answers_went_back(run.reader.seen):
+        assert run.wait(lambda sent=sent: run.ended(sent))  # type: ignore[misc]
+        run.rest(3)
+        sent = run.send(run.traffic.again(item_id))
+    assert run.finish(patience=60).findings["answers_back"]

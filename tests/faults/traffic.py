@@ -39,7 +39,7 @@ class Traffic:
     def publish(self) -> ItemPublish:
         """An item that was not there before, one in four with a reference image."""
         number = len(self.items)
-        return self._published(f"item-{number}", 1, number % 4 == 0)
+        return self._published(f"work-{number}", 1, number % 4 == 0)
 
     def again(self, item_id: str) -> ItemPublish:
         """The next version of an item."""
