@@ -22,7 +22,7 @@ from workers.features import Features
 from workers.settings import Feast, Settings
 from workers.storage import ObjectStore
 
-EXAMPLES = int(os.environ.get("SCHEMATHESIS_EXAMPLES", "30"))
+EXAMPLES = int(os.environ.get("SCHEMATHESIS_EXAMPLES", "15"))
 """Generated for each of the eleven routes; 1,000 are the ten thousand of a long run."""
 
 

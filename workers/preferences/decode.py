@@ -1,8 +1,11 @@
 """Raw Kafka messages of `user-behavior` to columns, about 2 µs an event.
 
 The fast path accepts a subset of what `events.UserBehavior` accepts; whatever it cannot take is put before
-`UserBehavior` itself, whose answer counts: so this decoder and the schema never disagree, and a bad event is refused
-with the schema's own reason.
+`UserBehavior` itself, whose answer counts: so a bad event is refused with the schema's own reason, and this decoder and
+the schema disagree in one thing alone. A JSON key may be given twice: here the last counts, as with most readers, while
+the schema refuses it. msgspec does not tell. The cheapest sound look, to encode a batch again and compare lengths,
+takes 0.22 µs an event (2 % of what the learner takes for one), and is enough only for compact JSON of known fields:
+all other producers' events would have to be parsed once more, in Python.
 """
 
 from __future__ import annotations
@@ -105,6 +108,8 @@ class _Behavior(msgspec.Struct, gc=False):
 
 
 _decode = msgspec.json.Decoder(_Behavior).decode
+_UNDECODED = (msgspec.DecodeError, TypeError, RecursionError)
+"""TypeError: a message without a value. RecursionError: one that is nested a thousand deep."""
 _NOTHING = _Behavior("-", "-", "-", "dwell")  # stands where an event was refused, until the batch is cut down
 _fields: dict[str, operator.attrgetter[Any]] = {name: operator.attrgetter(name) for name in _Behavior.__struct_fields__}
 
@@ -125,7 +130,7 @@ def decode_values(
     try:
         events: list[_Behavior] = list(map(_decode, values))  # type: ignore[arg-type]
         doubtful = np.zeros(n, bool)
-    except (msgspec.DecodeError, TypeError):  # TypeError: a message without a value
+    except _UNDECODED:
         events, doubtful = _each(values)
     if not _ids_are_good(events):
         doubtful |= np.fromiter((not _id_is_good(event) for event in events), bool, n)
@@ -181,7 +186,7 @@ def _each(values: Sequence[bytes | None]) -> tuple[list[_Behavior], NDArray[np.b
     for row, value in enumerate(values):
         try:
             events[row] = _decode(value)  # type: ignore[arg-type]
-        except (msgspec.DecodeError, TypeError):
+        except _UNDECODED:
             doubtful[row] = True
     return events, doubtful
 
