@@ -7,15 +7,19 @@ by SIGKILL, the pipe closes and the service ends by itself (`end_with_parent`).
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -123,3 +127,26 @@ def on_signals(stop: threading.Event, then: Callable[[], None] | None = None) ->
 
     signal.signal(signal.SIGTERM, handle)
     signal.signal(signal.SIGINT, handle)
+
+
+@contextmanager
+def ends_within(seconds: float, stop: threading.Event, end: Callable[[int], object] = os._exit) -> Iterator[None]:
+    """Around a service that loses nothing by a sudden end: so long after `stop` at latest there is one.
+
+    Args:
+        end: called with 0, from another thread, if the block has not been left by then.
+    """
+    left = threading.Event()
+
+    def watch() -> None:
+        while not left.is_set() and not stop.wait(0.5):
+            pass
+        if not left.wait(seconds):
+            log.warning("still not ended %g s after it was told to: ends at once", seconds)
+            end(0)
+
+    threading.Thread(target=watch, name="ends-within", daemon=True).start()
+    try:
+        yield
+    finally:
+        left.set()

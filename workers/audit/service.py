@@ -22,11 +22,14 @@ from workers.health import Health
 from workers.messaging import Consumer
 from workers.settings import Settings
 from workers.storage import ObjectStore, retrying
+from workers.supervisor import ends_within
 
 log = logging.getLogger(__name__)
 
 GROUP = "audit"
 STUCK_SECONDS = 900.0
+DRAIN_SECONDS = 10.0
+"""For the last rows and offsets at SIGTERM, whatever hangs. What is unwritten then is read again, once."""
 PATIENCE_SECONDS = 3.0
 """How long broker and store may take to say that they are there, and how often they are asked."""
 
@@ -40,7 +43,8 @@ def run(settings: Settings, stop: threading.Event) -> int:
     """Run until `stop`; the exit status."""
     health = Health(settings.health_port, host=settings.health_host, service="audit")
     try:
-        return Audit(settings, health, stop).run()
+        with ends_within(DRAIN_SECONDS, stop):
+            return Audit(settings, health, stop).run()
     finally:
         health.close()
 
@@ -116,6 +120,8 @@ class Audit:
             _ROWS.labels(table).inc(rows)
         self._uncommitted |= self._sink.take_offsets()
         self._commit(consumer)
+        if self._stop.is_set():
+            return
         try:
             for table, days in self._sink.compact(new).items():
                 _COMPACTED.labels(table).inc(len(days))

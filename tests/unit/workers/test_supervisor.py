@@ -2,13 +2,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from workers.settings import environment
-from workers.supervisor import ServiceEnded, Supervisor
+from workers.supervisor import ServiceEnded, Supervisor, ends_within
 
 # A service whose import is instant and that says when it runs.
 CHILD = """
@@ -63,3 +64,30 @@ def test_stop_leaves_no_process(tmp_path: Path) -> None:
     service = supervisor.start("help", ["simulate", "--help"], {**os.environ})
     supervisor.stop(0.0)
     assert not service.alive()
+
+
+def test_a_service_that_hangs_after_it_was_told_to_end_is_ended() -> None:
+    stop, hangs = threading.Event(), threading.Event()
+    ended: list[int] = []
+
+    def end(status: int) -> None:
+        ended.append(status)
+        hangs.set()
+
+    stop.set()
+    with ends_within(0.01, stop, end):
+        assert hangs.wait(60)
+    assert ended == [0]
+
+
+def test_a_service_that_ends_in_time_is_left_alone() -> None:
+    stop = threading.Event()
+    ended: list[int] = []
+    with ends_within(0.0, stop, ended.append):
+        pass
+    stop.set()
+    until = time.monotonic() + 60
+    while any(thread.name == "ends-within" for thread in threading.enumerate()):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert ended == []
