@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from icg.preference import Head
-from workers.covers.plan import feast_row
+from workers.covers.commit import feast_row
 from workers.events import NEUTRAL, Source
 from workers.features import Features
 from workers.policies import pack

@@ -11,9 +11,10 @@ import pytest
 
 from workers.events import ModelUpdate
 from workers.exceptions import BadPart, StorageFault
+from workers.following import ReleaseFollower
 from workers.messaging import Follower, Producer
 from workers.records import RELEASE_KEY, Release, part_prefix, sha256
-from workers.releases import CARD, ReleaseFollower, Releases, history_key
+from workers.releases import CARD, Releases, history_key
 from workers.settings import S3, Kafka
 from workers.storage import ObjectStore
 

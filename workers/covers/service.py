@@ -32,10 +32,11 @@ from workers.covers.worker import Ports, Worker
 from workers.events import ItemPublish, ItemRefresh
 from workers.exceptions import Fault, OffsetLost
 from workers.features import Features
+from workers.following import ReleaseFollower
 from workers.health import Health
 from workers.messaging import Producer
 from workers.records import Release
-from workers.releases import ReleaseFollower, Releases
+from workers.releases import Releases
 from workers.settings import Settings
 from workers.storage import ObjectStore
 

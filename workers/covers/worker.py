@@ -22,6 +22,7 @@ from PIL import Image
 from workers import tracing
 from workers.covers import metrics
 from workers.covers.acks import Partition
+from workers.covers.commit import choose, feast_row, published, ready_event, refreshed
 from workers.covers.embeddings import Embeddings
 from workers.covers.inflight import DRAW_ALONE, GIVE_UP, InFlight
 from workers.covers.loading import Loaded, rendition, sampler_record
@@ -34,16 +35,11 @@ from workers.covers.plan import (
     Retire,
     Vector,
     Wait,
-    choose,
     decide,
-    feast_row,
     may_write,
     nothing_to_draw,
     plan_covers,
     plan_reference,
-    published,
-    ready_event,
-    refreshed,
     segments_to_draw,
     stale,
     vectors_from,

@@ -20,6 +20,7 @@ from workers import tracing
 from workers.erased import Erased
 from workers.exceptions import BadPart, MessagingFault, OffsetLost, Stopped
 from workers.features import Features
+from workers.following import ReleaseFollower
 from workers.forgetting import Forgetting
 from workers.health import Health
 from workers.messaging import Consumer, Producer
@@ -31,7 +32,7 @@ from workers.preferences.sources import Stores
 from workers.preferences.training import Training
 from workers.reachable import Reachable
 from workers.records import Release
-from workers.releases import ReleaseFollower, Releases
+from workers.releases import Releases
 from workers.settings import Settings
 from workers.storage import ObjectStore, retrying
 from workers.topics import ensure_topics

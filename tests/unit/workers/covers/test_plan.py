@@ -8,21 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from workers.covers.commit import choose, feast_row, published, ready_event, refreshed
 from workers.covers.plan import (
     Draw,
     Keep,
     PlannedCover,
     Retire,
     Wait,
-    choose,
     decide,
-    feast_row,
     may_write,
     nothing_to_draw,
     plan_covers,
-    published,
-    ready_event,
-    refreshed,
     segments_to_draw,
     stale,
     vectors_from,

@@ -6,8 +6,8 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from workers.covers.commit import feast_row
 from workers.covers.patience import Patience
-from workers.covers.plan import feast_row
 from workers.covers.rows import Rows
 from workers.events import Outcome, Source
 from workers.features import Features
