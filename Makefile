@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo servers test night check format lock clean train-tiny
+.PHONY: demo servers test real-servers night check format lock clean train-tiny
 
 demo: $(STAMP)  ## The whole loop on this machine; Ctrl-C ends it.
 	@$(BIN)/icg demo $(ARGS)
@@ -16,9 +16,12 @@ servers: $(STAMP)  ## Apache Kafka, S3 and Redis on this machine, for tests and 
 # the long ones come first and the last minutes are filled with short ones.
 PYTEST = $(BIN)/python -m pytest -n $${TEST_WORKERS:-auto} --dist loadfile --no-loadscope-reorder
 
-test: $(STAMP) check  ## Everything that CI runs.
-	@test -z "$$CI" || $(BIN)/python -m infra.servers --install
+test: $(STAMP)  ## Everything that CI runs.
+	@$(MAKE) --no-print-directory --jobs 2 check $(if $(CI),real-servers)
 	$(PYTEST) $(ARGS)
+
+real-servers: $(STAMP)
+	@$(BIN)/python -m infra.servers --install
 
 night: $(STAMP)  ## What takes too long for every day: more planted bugs, longer runs of faults.
 	$(PYTEST) -m night $(ARGS)
