@@ -13,6 +13,7 @@ ceiling replaces the generator by one that sleeps 5 ms a cover: what the stream 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import subprocess
 import sys
@@ -21,7 +22,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -35,6 +36,9 @@ from workers.events import ItemPublish
 from workers.records import Rendition, seed_of, sha256
 from workers.settings import Covers, settings
 
+if TYPE_CHECKING:
+    from workers.covers.loading import MakeGenerator
+
 SEGMENTS = tuple("abcdefgh")
 COVERS = len(SEGMENTS) + 1
 SLEEP = 0.005
@@ -42,9 +46,10 @@ STREAM, CEILING = "stream", "ceiling"
 
 
 class Sleeper:
-    """Takes 5 ms a cover and no CPU; its pictures are noise, each another."""
+    """Takes so many seconds a cover and no CPU; its pictures are noise, each another."""
 
-    def __init__(self, space: str, dimension: int, size: tuple[int, int]) -> None:
+    def __init__(self, space: str, dimension: int, size: tuple[int, int], seconds: float) -> None:
+        self._seconds = seconds
         self.space = space
         self.dimension = dimension
         self._size = size
@@ -53,7 +58,7 @@ class Sleeper:
         return items
 
     def generate(self, context: Any, vectors: Sequence[Sequence[Any]], seeds: Sequence[int]) -> list[list[Image.Image]]:
-        time.sleep(SLEEP * sum(map(len, vectors)))
+        time.sleep(self._seconds * sum(map(len, vectors)))
         drawn = []
         for row, seed in zip(vectors, seeds, strict=True):
             noise = np.random.default_rng(seed)
@@ -65,24 +70,28 @@ class Sleeper:
         raise ValueError("a sleeper has no adapter")
 
 
+def sleeper(seconds: float) -> MakeGenerator:
+    """Makes sleepers for releases."""
+
+    def make(parts: Mapping[Any, Path], covers: Covers) -> Any:
+        config = json.loads((parts["adapter"] / "config.json").read_text())
+        return Sleeper(config["space"], config["dimension"], (covers.width, covers.height), seconds)
+
+    return make
+
+
 def serve(kind: str) -> int:
     """The service's process."""
-    import json
-
     from workers import logs
     from workers.covers.loading import make_generator
     from workers.covers.service import run
     from workers.supervisor import end_with_parent, on_signals
 
-    def make_sleeper(parts: Mapping[Any, Path], covers: Covers) -> Sleeper:
-        config = json.loads((parts["adapter"] / "config.json").read_text())
-        return Sleeper(config["space"], config["dimension"], (covers.width, covers.height))
-
     stop = threading.Event()
     on_signals(stop)
     end_with_parent(stop)
     logs.configure(settings(), "covers")
-    return run(settings(), stop, make_generator if kind == STREAM else make_sleeper)
+    return run(settings(), stop, make_generator if kind == STREAM else sleeper(SLEEP))
 
 
 class Bare:

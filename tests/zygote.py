@@ -70,7 +70,8 @@ class Zygote:
         Args:
             what: a service: `covers`, `preferences`, `audit` or `api`; `arguments` may be `bug:` with the name of a bug
                 to plant (see `tests.faults.planted`), `clock:` with the file of its clock (see `tests.faults.clock`),
-                and for `covers` titles at which it goes wrong (see `_Faulty`).
+                and for `covers` titles at which it goes wrong (see `_Faulty`), or `sleep:` with the seconds that it
+                takes for a cover instead of drawing it (see `bench.stream.Sleeper`).
                 `tiny`: `icg.init_tiny`; `arguments` are directory and seed.
         """
         pid = self._ask(do=what, arguments=list(arguments), environment=dict(environment), log=str(log))
@@ -167,7 +168,7 @@ def _child(request: dict[str, Any]) -> int:
     logs.configure(settings(), name)
     tracing.configure(settings(), name)
     run = importlib.import_module(f"workers.{name}.service").run
-    how = [_faulty(request["arguments"])] if name == "covers" else []
+    how = [_generator(request["arguments"])] if name == "covers" else []
     try:
         return int(run(settings(), stop, *how))
     finally:
@@ -200,6 +201,15 @@ class _Faulty:
                 if title in self._titles and (title == "Blank" or (title == "Blank for some" and vector is not None)):
                     images[index] = images[index].point(lambda _: 128)
         return drawn
+
+
+def _generator(arguments: Sequence[str]) -> Any:
+    for argument in arguments:
+        if argument.startswith("sleep:"):
+            from bench.stream import sleeper
+
+            return sleeper(float(argument.removeprefix("sleep:")))
+    return _faulty(arguments)
 
 
 def _faulty(titles: Sequence[str]) -> Any:

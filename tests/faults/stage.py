@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import httpx
@@ -106,6 +106,7 @@ class Service:
         folder: Path,
         bug: str = "",
         clock: bool = False,
+        arguments: Sequence[str] = (),
     ) -> None:
         """
         Args:
@@ -124,7 +125,7 @@ class Service:
             "ICG_CACHE": str(folder / name),
             "ICG_API_PORT" if self.kind == "api" else "ICG_HEALTH_PORT": str(port),
         }
-        self._arguments = [f"bug:{bug}"] if bug else []
+        self._arguments = [*arguments, *([f"bug:{bug}"] if bug else [])]
         self._arguments += [f"clock:{self.clock.file}"] if self.clock else []
         self.child: Child | None = None
 
