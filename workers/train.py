@@ -51,6 +51,7 @@ Chosen = Annotated[Path, typer.Argument(help="Who chose what: .npz, JSONL or Par
 Folder = Annotated[Path, typer.Argument(help="Where this stage keeps checkpoint, log, sheets and its adapter.")]
 Start = Annotated[Path | None, typer.Option(help="Folder of the stage before, whose adapter is gone on with.")]
 Held = Annotated[Path | None, typer.Option("--validation", help="Catalogue of other items to watch.")]
+Judge = Annotated[Path | None, typer.Option(help="Folder with a space and preference that train nothing.")]
 Steps = Annotated[int, typer.Option(min=1, help="Optimizer steps in all.")]
 Rows = Annotated[int, typer.Option("--batch", min=1, help="Rows a step, over all processes and micro-batches.")]
 Parts = Annotated[int, typer.Option("--accumulate", min=1, help="Micro-batches a step and process.")]
@@ -96,7 +97,7 @@ def liked(
     folder: Folder,
     start: Start = None,
     validation: Held = None,
-    judge: Annotated[Path | None, typer.Option(help="Folder with a space and preference that train nothing.")] = None,
+    judge: Judge = None,
     steps: Steps = 2000,
     batch: Rows = 32,
     accumulate: Parts = 1,
@@ -125,7 +126,7 @@ def rewards(
     folder: Folder,
     start: Start = None,
     validation: Held = None,
-    judge: Annotated[Path | None, typer.Option(help="Folder with a space and preference that train nothing.")] = None,
+    judge: Judge = None,
     steps: Steps = 500,
     batch: Rows = 16,
     accumulate: Parts = 1,
@@ -169,7 +170,7 @@ def dpo(
     folder: Folder,
     start: Start = None,
     validation: Held = None,
-    judge: Annotated[Path | None, typer.Option(help="Folder with a space and preference that train nothing.")] = None,
+    judge: Judge = None,
     steps: Steps = 500,
     batch: Rows = 32,
     accumulate: Parts = 1,
