@@ -158,6 +158,7 @@ MOUNTED = {
 
 
 EXTRAS = {
+    "align": "train",
     "audit": "audit",
     "eval": "train",
     "init": "model",
@@ -190,7 +191,7 @@ def _status() -> int:
 
     for name, (module, help_text) in MOUNTED.items():
         app.add_typer(importlib.import_module(module).app, name=name, help=help_text, no_args_is_help=True)
-    for module in ("icg.evaluation.cli", "workers.bootstrap", "workers.publishing"):
+    for module in ("icg.evaluation.cli", "workers.align", "workers.bootstrap", "workers.publishing"):
         importlib.import_module(module).add_to(app)
     try:
         app()

@@ -6,6 +6,7 @@ A stage's folder holds `checkpoint.pt`, `log.jsonl`, `tensorboard/`, sheets, and
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from icg.alignment.material import Material
 from icg.alignment.objective import Objective, Weights
 from icg.alignment.people import People, PeopleConfig, Taste, estimate_people, same_segments
 from icg.alignment.student import Student
-from icg.alignment.watch import Watch, WatchConfig
+from icg.alignment.watch import Comparison, Watch, WatchConfig
 from icg.generator import CoverGenerator
 from icg.loading import quietly
 from icg.preference import Head
@@ -35,7 +36,7 @@ from icg.tiny.catalogue import catalogue as emoji_catalogue
 from icg.tiny.data import load
 from icg.training import Run
 
-__all__ = ["Run", "Stage", "climb_rewards", "learn_liked", "learn_pairs", "warm_up"]
+__all__ = ["Realigned", "Run", "Stage", "climb_rewards", "learn_liked", "learn_pairs", "realign", "warm_up"]
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,31 @@ def climb_rewards(stage: Stage, run: Run, *, pull: float) -> Path:
     config = rewards.RewardsConfig(pull=pull)
     student = rewards.train(world.material, world.people, world.objective, world.watch, config, run, stage.signature())
     return _write(stage, student)
+
+
+@dataclass(frozen=True)
+class Realigned:
+    """What came of going on with a released adapter."""
+
+    adapter: Path
+    comparison: Comparison  # with the adapter that it started from
+
+
+def realign(stage: Stage, run: Run, *, pull: float) -> Realigned:
+    """Reward training goes on from the model's own adapter, and a judge that neither trained nor chose compares.
+
+    So no look on the way ends the training: a judge that had picked the best moment would flatter it.
+
+    Raises:
+        ValueError: no judge.
+    """
+    if stage.judge is None:
+        raise ValueError("an adapter is released on the word of a judge: name its folder")
+    world = _World.of(stage)
+    before = Student(world.material.stack.mllm, copy.deepcopy(world.material.stack.adapter)).eval()
+    config = rewards.RewardsConfig(pull=pull)
+    student = rewards.train(world.material, world.people, world.objective, world.watch, config, run, stage.signature())
+    return Realigned(_write(stage, student), world.watch.compare(before, student))
 
 
 def learn_pairs(stage: Stage, run: Run, *, pairs: int, beta: float) -> Path:

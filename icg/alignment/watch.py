@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -21,11 +22,42 @@ from icg.alignment.objective import Objective
 from icg.alignment.people import People, Taste
 from icg.alignment.student import Student
 from icg.generator import CoverGenerator
+from icg.quality import quality
 from icg.rewards.vision import pixels
 from icg.tiny.pixels import save_sheet
 
 BINS = 4
 """Of each colour channel in the histograms: 64 colours, told apart by eye."""
+
+
+RESAMPLES = 1000
+LEVEL = 0.95
+"""Of the one-sided interval of `Comparison.worst`."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One adapter against another on the same items, people and noise, by what trained neither.
+
+    Attributes:
+        gain: how much better the judge finds the other's personal covers, in deviations over the first's.
+        worst: lower end of its one-sided 95 % interval, by bootstrap over items x people.
+        wins: share of covers that the judge finds better, ties half.
+        drawn: share of the other's covers that are pictures at all (`icg.quality`), and
+        drawn_before: of the first's.
+    """
+
+    gain: float
+    worst: float
+    wins: float
+    drawn: float
+    drawn_before: float
+
+    def __str__(self) -> str:
+        return (
+            f"judge {self.gain:+.3f} deviations (at least {self.worst:+.3f}), {self.wins:.0%} of covers better, "
+            f"{self.drawn:.0%} pass the gate ({self.drawn_before:.0%} before)"
+        )
 
 
 @dataclass(frozen=True)
@@ -86,6 +118,35 @@ class Watch:
         return neutral, personal
 
     @torch.no_grad()
+    def compare(self, before: Student, after: Student) -> Comparison:
+        """What the judge and the quality gate say of the covers of one adapter against another's.
+
+        Raises:
+            ValueError: there is no judge.
+        """
+        if self.judge is None:
+            raise ValueError("there is nothing to compare by: name a judge")
+        device = self.objective.mean.device
+        drawn = [self.draw(model)[1] for model in (before, after)]
+        users = torch.tensor(self.users, device=device).repeat(len(self.rows))
+        scores = [
+            self.judge(pixels([image for row in covers for image in row]).to(device), users)
+            .cpu()
+            .double()
+            .reshape(len(self.rows), len(self.users))
+            for covers in drawn
+        ]
+        steps = ((scores[1] - scores[0]) / scores[0].std().clamp_min(1e-6)).numpy()
+        passed = [float(np.mean([quality(image) >= 0.5 for row in covers for image in row])) for covers in drawn]
+        return Comparison(
+            gain=float(steps.mean()),
+            worst=_worst(steps),
+            wins=float(((steps > 0) + (steps == 0) / 2).mean()),
+            drawn=passed[1],
+            drawn_before=passed[0],
+        )
+
+    @torch.no_grad()
     def figures(self, neutral: list[Image.Image], personal: list[list[Image.Image]]) -> dict[str, float]:
         """Gains are of own over neutral covers, in deviations over the neutral ones; wins a share, ties half."""
         device = self.objective.mean.device
@@ -117,6 +178,14 @@ class Watch:
         found["diversity_within_user"] = _spread(seen.transpose(0, 1))
         found["diversity_between_users"] = _spread(seen)
         return found
+
+
+def _worst(steps: NDArray[np.float64]) -> float:
+    """Lower end of the mean of [items, people], both resampled."""
+    rng = np.random.default_rng(0)
+    items, people = (rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES) / count for count in steps.shape)
+    means = np.einsum("ri,ip,rp->r", items, steps, people, optimize=True)
+    return float(np.quantile(means, 1 - LEVEL))
 
 
 def histogram_distance(images: Tensor, real: Tensor) -> float:

@@ -1,0 +1,227 @@
+"""Realignment at tiny size, random weights: promoted revisions in, verdicts and releases out, over Kafka and S3."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from icg.adapter import Adapter
+from icg.alignment import rewards
+from icg.init import init_tiny
+from icg.preference import Head
+from workers.align import Aligner, Plan, run
+from workers.bootstrap import release_folder
+from workers.exceptions import UserError
+from workers.messaging import Producer
+from workers.records import Release
+from workers.releases import Releases
+from workers.settings import S3, Kafka, Settings
+from workers.storage import ObjectStore
+
+COLOURS = ("red", "green", "blue")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve pictures, and six people who like one colour each."""
+    folder = tmp_path_factory.mktemp("data")
+    rows = []
+    for sides in range(3, 7):
+        for colour in COLOURS:
+            image = Image.new("RGB", (64, 64), "white")
+            ImageDraw.Draw(image).regular_polygon((32, 32, 26), sides, fill=colour)
+            image.save(folder / f"{sides}-{colour}.png")
+            rows.append({"title": f"{sides} sides", "image": f"{sides}-{colour}.png"})
+    (folder / "catalogue.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    rng = np.random.default_rng(0)
+    chosen = [(user, 3 * rng.integers(4) + user % 3, rng.integers(1, 3)) for user in range(6) for _ in range(12)]
+    table = [(user, row, row - row % 3 + (row + step) % 3) for user, row, step in chosen]
+    user, liked, other = np.array(table, np.int64).T
+    np.savez(folder / "choices.npz", user=user, chosen=liked, rejected=other)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Not the zygote's `tiny_model`: torch has to be imported here anyway."""
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    init_tiny(folder)
+    return folder
+
+
+class World:
+    """A released model whose preference head is promoted by hand."""
+
+    def __init__(self, settings: Settings, model: Path, data: Path, folder: Path) -> None:
+        self.settings = settings
+        self.producer = Producer(settings.kafka, "test")
+        self.releases = Releases(ObjectStore(settings.s3), settings.cache, self.producer)
+        self.first = release_folder(self.releases, model, made_by="test")
+        self.plan = Plan(
+            data / "catalogue.jsonl", data / "choices.npz", folder / "align", judge=model, steps=3, batch=4, rate=1e-3,
+            margin=10.0, watched=2, sampler_steps=2,
+        )  # fmt: skip
+        self.head = Head.load(model / "preference")
+        self.said: list[str] = []
+
+    def promote(self) -> Release:
+        """Another head of the same space, as the learner releases one."""
+        self.head.bias += 0.01
+        self.head.save(self.settings.cache / "head")
+        before = self.releases.current()
+        assert before is not None
+        files: dict[str, Path | bytes] = {path.name: path for path in (self.settings.cache / "head").iterdir()}
+        parents = {"preference": before.parts["preference"]}
+        revision = self.releases.put_part("preference", files, space=before.parts["space"], parents=parents)
+        return self.releases.publish({"preference": revision}, "learned", "preference")
+
+    def once(self, **changes: Any) -> None:
+        run(self.settings, replace(self.plan, **changes), self.said.append, watch=False)
+
+    def now(self) -> Release:
+        release = self.releases.current()
+        assert release is not None
+        return release
+
+    def verdicts(self) -> list[dict[str, Any]]:
+        path = self.plan.folder / "verdicts.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@pytest.fixture
+def world(kafka: Kafka, s3: S3, store: ObjectStore, model: Path, data: Path, tmp_path: Path) -> Iterator[World]:
+    torch.set_num_threads(1)
+    world = World(Settings(kafka=kafka, s3=s3, cache=tmp_path / "cache"), model, data, tmp_path)
+    yield world
+    world.producer.close()
+
+
+def test_a_promoted_revision_becomes_an_adapter_or_is_refused_and_neither_is_tried_again(world: World) -> None:
+    world.once()
+    assert world.verdicts() == []  # the adapter was made with this head: nothing was promoted
+
+    promoted = world.promote()
+    world.once()
+    (verdict,) = world.verdicts()
+    assert verdict["outcome"] == "released"
+    assert len(world.said) == 1
+    assert f"release {world.now().number}" in world.said[0]
+    release = world.now()
+    assert release.number == promoted.number + 1
+    assert release.parts == {**promoted.parts, "adapter": verdict["adapter"]}
+    card = world.releases.card("adapter", verdict["adapter"])
+    assert card.parents == {"adapter": promoted.parts["adapter"], "preference": promoted.parts["preference"]}
+    old, new = (
+        Adapter.from_pretrained(world.releases.fetch("adapter", each.parts["adapter"])) for each in (promoted, release)
+    )
+    assert new.config == old.config
+    moved = [not torch.equal(a, b) for a, b in zip(old.parameters(), new.parameters(), strict=True)]
+    assert sum(moved) > len(moved) / 2
+
+    world.once()
+    assert world.now() == release
+    assert len(world.verdicts()) == 1
+
+    promoted = world.promote()
+    world.once(margin=-10.0)  # nothing is ten deviations better
+    assert [verdict["outcome"] for verdict in world.verdicts()] == ["released", "refused"]
+    assert "margin -10" in world.said[-1]
+    assert world.now() == promoted
+    world.once()  # by its name alone, whatever the margin is now
+    assert world.now() == promoted
+    assert len(world.verdicts()) == 2
+
+
+def test_sigterm_keeps_the_checkpoint_and_a_restart_goes_on_with_the_parts_it_began_with(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promoted = world.promote()
+    original, calls = rewards.loss, 0
+
+    def ending(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*arguments)
+
+    monkeypatch.setattr(rewards, "loss", ending)
+    world.once()
+    assert world.said == [f"stopped; what was trained is kept in {world.plan.folder}"]
+    folder = world.plan.folder / promoted.parts["preference"][:16]
+    assert torch.load(folder / "checkpoint.pt", weights_only=True)["step"] == 2
+    world.once()
+    assert calls == 3
+    assert world.verdicts()[0]["outcome"] == "released"
+
+    # While the next one trains another adapter is released by hand: it is not taken away again.
+    world.promote()
+    begun = world.now()
+
+    def rolled_back(*arguments: Any) -> Any:
+        if world.now() == begun:
+            world.releases.publish({"adapter": promoted.parts["adapter"]}, "by hand", "adapter")
+        return original(*arguments)
+
+    monkeypatch.setattr(rewards, "loss", rolled_back)
+    world.once()
+    assert world.verdicts()[-1]["outcome"] == "overtaken"
+    assert world.now().parts["adapter"] == promoted.parts["adapter"]
+
+
+def test_watching_follows_promotions_until_it_is_told_to_stop(world: World) -> None:
+    def promote_and_stop() -> None:
+        world.promote()
+        while not world.verdicts():
+            if stop.wait(0.1):
+                return
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    stop = threading.Event()
+    helper = threading.Thread(target=promote_and_stop)
+    helper.start()
+    try:
+        run(world.settings, replace(world.plan, steps=1), world.said.append)
+    finally:
+        stop.set()
+        helper.join()
+    assert [verdict["outcome"] for verdict in world.verdicts()] == ["released"]
+    assert world.said[-1].startswith("stopped")
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_an_unfinished_revision_gives_way_to_a_newer_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    aligner = Aligner(world.releases, world.plan, lambda call, what: call())
+    first, second = world.promote(), None
+    monkeypatch.setattr(rewards, "loss", _interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        aligner.step()
+    second = world.promote()
+    with pytest.raises(KeyboardInterrupt):
+        aligner.step()
+    (verdict,) = world.verdicts()
+    assert verdict["preference"] == first.parts["preference"]
+    assert verdict["outcome"] == "overtaken"
+    assert second.parts["preference"][:12] in verdict["why"]
+
+
+def test_data_that_do_not_fit_are_said_in_a_line(world: World) -> None:
+    world.promote()
+    with pytest.raises(UserError, match="no whole number of items"):
+        world.once(batch=6)
+    assert world.verdicts() == []
+
+
+def _interrupted(*arguments: object) -> None:
+    raise KeyboardInterrupt
