@@ -43,6 +43,7 @@ ODD = [
     value(cover_id="0" * 32 + "\n" + "0" * 31),
     value(segment_id="a/b"),
     value(page_id="x y"),
+    value()[:-1] + b', "unknown": ' + b"[" * 2_000 + b"]" * 2_000 + b"}",
     value(impression_id="."),
     value(kind="stare"),
     value(position=-1),
