@@ -19,6 +19,10 @@ Labels = NDArray[np.int64]
 
 SAME = 0.9
 """Cosine of two centroids from which on they are one segment, moved."""
+STILL = 0.1
+"""A segment whose centroid moved by no more than this share of its length keeps its vector, and so its covers: k-means
+moves every centroid a little at every rebuild. A guess: by how much a vector has to move before its covers look
+another is not measured. What is kept is compared with the next centroid again, so slow steps add up."""
 _CHUNK = 65_536
 
 
@@ -111,8 +115,9 @@ def named(groups: Groups, before: Sequence[Segment], origin: str, same: float = 
     """Segments for the groups, in order.
 
     A centroid that is matched one to one with one of before, at a cosine of `same` or more, keeps that id and its
-    parent. All else is a new id, with the nearest segment of before as parent. A new id hashes the vector and where it
-    comes from, so that none is ever given twice, also not after a rollback.
+    parent, and the vector too where it moved by less than `STILL`. All else is a new id, with the nearest segment of
+    before as parent. A new id hashes the vector and where it comes from, so that none is ever given twice, also not
+    after a rollback.
 
     Args:
         before: the set that is being replaced, in the same space; empty if there is none.
@@ -126,6 +131,9 @@ def named(groups: Groups, before: Sequence[Segment], origin: str, same: float = 
         if alike is not None and index in matched and alike[index, matched[index]] >= same:
             old = before[matched[index]]
             segment_id, parent = old.segment_id, old.parent
+            was = np.array(old.vector, np.float32)
+            if np.linalg.norm(centre - was) <= STILL * np.linalg.norm(was):
+                centre = was
         else:
             digits = sha256(origin.encode() + b"\n" + centre.astype("<f4").tobytes())
             segment_id = next(name for at in range(56) if (name := f"s-{digits[at : at + 8]}") not in taken)

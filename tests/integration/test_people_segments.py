@@ -15,9 +15,9 @@ from workers.erased import Erased
 from workers.events import NEUTRAL, ItemRefresh, Source
 from workers.features import Features
 from workers.messaging import Follower, Producer
-from workers.people.proposal import KEY
+from workers.people.proposal import KEY, Proposal
 from workers.people.watch import Watch
-from workers.records import Manifest, ManifestCover, SegmentSet, manifest_key, sha256
+from workers.records import Manifest, ManifestCover, Release, SegmentSet, manifest_key, sha256
 from workers.releases import Releases
 from workers.settings import S3, Feast, Kafka, Segments, Settings
 from workers.storage import ObjectStore
@@ -104,6 +104,11 @@ class World:
             return None
         return SegmentSet.decode((self.releases.fetch("segments", revision) / "segments.json").read_bytes())
 
+    def on_its_way(self) -> Proposal | None:
+        stored = self.store.get(KEY)
+        found = Proposal.decode(stored.data) if stored else None
+        return None if found is None or found.ended else found
+
     def segment_of(self, user: str) -> str:
         return str(self.features.read(["user_segment:segment_id"], [{"user_id": user}])[0]["segment_id"])
 
@@ -132,7 +137,7 @@ def test_the_life_of_a_set(world: World):
     while world.watch.look() is not None:
         world.at += 60
     assert len(world.asked()) == ITEMS - 3
-    assert world.store.get(KEY) is None
+    assert world.on_its_way() is None
 
     # Nobody moves: nothing happens. A third of the people does: proposed, and nothing else changes for anybody.
     assert world.watch.look() is None
@@ -198,7 +203,7 @@ def test_a_proposal_gives_way_to_another_release(world: World):
     built = build(world.settings, groups=2, k_min=10)  # by hand
     world.at += 60
     assert world.watch.look() is None
-    assert world.store.get(KEY) is None
+    assert world.on_its_way() is None
     assert world.releases.current() == built
 
 
@@ -222,3 +227,27 @@ def test_who_was_erased_is_not_put_back_by_a_job_that_had_read_the_table(world: 
     rows = world.features.read(["user_segment:segment_id"], [{"user_id": "u3"}, {"user_id": "u4"}])
     assert rows[0]["segment_id"] is None
     assert rows[1]["segment_id"] is not None
+
+
+def test_of_two_processes_one_gives_way(world: World, monkeypatch: pytest.MonkeyPatch):
+    world.people([(0, 30), (1, 30)])
+    other, why = world.again(), Watch._why
+    number = world.releases.current().number
+
+    def meanwhile(watch: Watch, release: Release) -> str | None:
+        found = why(watch, release)
+        if watch is other:
+            world.watch.look()
+        return found
+
+    monkeypatch.setattr(Watch, "_why", meanwhile)
+    assert other.look() is None
+    proposal = world.on_its_way()
+    assert proposal is not None
+    assert proposal.released == world.releases.current().number == number + 1
+    assert len(world.asked()) == 3  # ten covers a look, three an item: asked for once
+    # And the other goes on where the first one is.
+    monkeypatch.undo()
+    world.at += 60
+    assert other.look() is not None
+    assert world.on_its_way().asked == 6

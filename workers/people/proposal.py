@@ -15,7 +15,7 @@ MOST_ITEMS = 200_000
 
 
 class Proposal(Record):
-    """`segments/proposal.json`: the one set that is on its way; absent when none is.
+    """`segments/proposal.json`: the one set that is on its way; absent or ended when none is.
 
     First the covers of its new segments are drawn for the items in `first`; then it is released and people move; then
     the rest of the items follow in `queue`, and those whose kept segments have moved.
@@ -33,6 +33,8 @@ class Proposal(Record):
     asked: int = 0
     """How many of `first`, and after the release of `queue`, a refresh was sent for."""
     released: int | None = None
+    ended: bool = False
+    """Nothing is left to do. A record that is written over, not deleted, so that every step is a compare-and-swap."""
 
 
 def changed(before: Sequence[Segment], after: SegmentSet) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -1,7 +1,8 @@
 """`icg run people`: forgets those who ask (`user-erasure`), and keeps the segments where the people are.
 
-One thread forgets, the main one looks after the segments. Run one of it: two share the erasures, but two that rebuild
-segments at the same moment would each write their proposal over the other's.
+One thread forgets, the main one looks after the segments. Run one of it. Two share the erasures, and of two that look
+at the segments at the same moment one gives way; but each has a budget of its own, so together they may ask for twice
+the covers.
 """
 
 from __future__ import annotations

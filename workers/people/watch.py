@@ -19,7 +19,7 @@ from prometheus_client import Counter, Gauge
 from workers import clustering, embeddings, segments
 from workers.erased import Erased
 from workers.events import ItemRefresh
-from workers.exceptions import UserError
+from workers.exceptions import Conflict, UserError
 from workers.features import Features
 from workers.messaging import Producer
 from workers.people import catalogue
@@ -68,6 +68,7 @@ class Watch:
         self._releases = Releases(store, settings.cache, producer)
         self._rebuilt = datetime.min.replace(tzinfo=UTC)
         self._budget = Budget(self._set.covers_per_hour, self._set.look_seconds)
+        self._etag: str | None = None  # of the record as it was last read or written
 
     def look(self) -> Proposal | None:
         """Go one step on; the proposal as it is now, None if none is on its way.
@@ -76,14 +77,25 @@ class Watch:
             Fault: look again later.
             UserError: nothing is released, or too few users are imported.
         """
+        try:
+            return self._look()
+        except Conflict:
+            # Two run for a while when one takes over from the other; what both did until here does no harm twice.
+            log.warning("another process looks after the segments as well: this look is left to it")
+            return None
+
+    def _look(self) -> Proposal | None:
         release = current(self._releases)
         self._budget.fill(self._clock())
         stored = self._store.get(KEY)
+        self._etag = stored.etag if stored is not None else None
         proposal = Proposal.decode(stored.data) if stored is not None else None
+        if proposal is not None and proposal.ended:
+            proposal = None
         if proposal is not None and self._overtaken(proposal, release):
             log.info("proposal %s is dropped: other segments were released meanwhile", proposal.segments[:12])
             _SETS.labels("dropped").inc()
-            self._store.delete(KEY)
+            self._end(proposal)
             proposal = None
         if proposal is None:
             why = self._why(release)
@@ -205,7 +217,7 @@ class Watch:
             proposal = self._ask(proposal, proposal.queue, wanted, proposal.released)
         if wanted and proposal.asked < len(proposal.queue):
             return proposal
-        self._store.delete(KEY)
+        self._end(proposal)
         _WAITING.set(0)
         return None
 
@@ -251,4 +263,9 @@ class Watch:
         return segments.before(self._releases, release, release.parts["space"])
 
     def _write(self, proposal: Proposal) -> None:
-        self._store.update(KEY, lambda _: proposal.encode())
+        """Raises Conflict where another process wrote since this look began."""
+        self._etag = self._store.put_if(KEY, proposal.encode(), self._etag)
+
+    def _end(self, proposal: Proposal) -> None:
+        # Ids of 200,000 items are no longer needed.
+        self._write(proposal.model_copy(update={"ended": True, "first": (), "queue": ()}))

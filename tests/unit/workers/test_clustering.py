@@ -94,6 +94,17 @@ def test_the_bound_of_sameness(cosine: float, kept: bool) -> None:
     assert made.parent == ("s-before" if kept else "s-old")
 
 
+@pytest.mark.parametrize(("moved", "still"), [(0.09, True), (0.11, False)])
+def test_a_centroid_that_hardly_moved_keeps_its_vector_until_the_steps_add_up(moved: float, still: bool) -> None:
+    old = [Segment(segment_id="s-old", vector=[2.0, 0.0])]
+    new = np.array([[2.0, 2 * moved]], np.float32)
+    (made,) = named(Groups(new, np.array([0, 0])), old, "x")
+    assert made.segment_id == "s-old"
+    assert (made.vector == [2.0, 0.0]) is still
+    (next_,) = named(Groups(2 * new - [[2.0, 0]], np.array([0])), [made], "y")
+    assert next_.vector != [2.0, 0.0]
+
+
 def test_an_id_that_went_away_does_not_come_back_for_another_set() -> None:
     groups = kmeans(blobs([30, 30]), 2, seed=0)
     seen = {each.segment_id for each in segments(groups, origin="space a\nrevision 1")}
