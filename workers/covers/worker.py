@@ -438,9 +438,7 @@ class Worker:
 
     async def _refuse(self, message: Message, reason: str) -> None:
         log.warning("dead letter from %s[%d]@%d: %s", message.topic, message.partition, message.offset, reason)
-        given = message.headers.get("dlq_attempt", b"")  # which attempt this is, if a dead letter was sent again
-        attempt = int(given) if given.isdigit() and len(given) < 6 else 1
-        await self._deliver(lambda: self._ports.producer.dead_letter(message, reason, attempt))
+        await self._deliver(lambda: self._ports.producer.dead_letter(message, reason, message.attempt))
         metrics.DEAD_LETTERS.inc()
 
     async def _deliver(self, send: Callable[[], Future[tuple[int, int]]]) -> None:

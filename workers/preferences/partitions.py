@@ -195,7 +195,7 @@ class Partitions:
         message = Message.of(record)
 
         def send() -> Future[tuple[int, int]]:
-            return self._producer.dead_letter(message, bad.reason, int(message.headers.get("dlq_attempt", b"1")))
+            return self._producer.dead_letter(message, bad.reason, message.attempt)
 
         self._outbox.send(send)
 
