@@ -1,4 +1,6 @@
-"""The covers service over embedded and over real servers, one process for this file: what each event comes to."""
+"""The covers service, one process for this file: what each event comes to. Where that depends on how the servers order,
+swap and hand over, on real ones as well (`ON_BOTH`); what they do when they fail is in `tests/faults`.
+"""
 
 import csv
 import io
@@ -44,7 +46,7 @@ LIMITS = References(max_bytes=200_000, max_pixels=1_000_000, timeout_seconds=3)
 SEGMENTS = ("neutral", "a", "b", "c")
 
 
-pytestmark = pytest.mark.real("kafka", "s3")
+ON_BOTH = pytest.mark.real("kafka", "s3")
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +112,7 @@ def until(condition: object, seconds: float = 30) -> None:
         time.sleep(0.05)
 
 
+@ON_BOTH
 def test_an_item_gets_a_cover_for_every_segment(world: World, covers: Child) -> None:
     world.store.put_new("art/one.png", picture(1), "image/png")
     art = world.store.address("art/one.png")
@@ -176,7 +179,7 @@ def test_real_books_with_their_real_artwork_get_covers(
         events = (event for source, many in world.ready.items() if source not in before for event in many)
         return {event.item_id: event.outcome for event in events}
 
-    until(lambda: len(outcomes()) == len(books), 150)
+    until(lambda: len(outcomes()) == len(books), 240)
     assert set(outcomes().values()) == {Outcome.DRAWN}
     relevance = []
     for item_id in books:
@@ -245,6 +248,7 @@ def test_each_kind_of_bad_input_is_a_dead_letter_and_its_neighbours_get_covers(w
 ORDERS = [(0, 1, 2, 3), (1, 0, 3, 2), (2, 3, 1, 0), (3, 2, 0, 1), (0, 2, 3, 1), (1, 2, 0, 3)]
 
 
+@ON_BOTH
 def test_two_publishes_a_refresh_and_a_retract_of_one_item_in_many_orders(world: World, covers: Child) -> None:
     kinds = (
         lambda item: publish(item, 1),
@@ -498,6 +502,7 @@ def _force(world: World, release: Release) -> None:
     world.producer.send_event(update).result(20)
 
 
+@ON_BOTH
 def test_sigterm_drains_and_the_next_worker_goes_on(world: World, covers: Child, zygote: Zygote) -> None:
     sources = [world.send(publish(f"drain-{n}")) for n in range(16)]
     world.wait(sources[:1], 60, covers.check)
