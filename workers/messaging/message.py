@@ -33,6 +33,12 @@ class Message:
             record.timestamp()[1],
         )
 
+    @property
+    def attempt(self) -> int:
+        """Which one this is, if a dead letter was sent again; 1 where the header is missing or no such number."""
+        given = self.headers.get("dlq_attempt", b"")
+        return int(given) if given.isdigit() and len(given) < 6 else 1
+
     def source(self) -> Source:
         """Where it lies, and its producer's own id (`ce_id`) if it has one."""
         given = self.headers.get("ce_id")
