@@ -26,9 +26,10 @@ class Centres:
 
     def add(self, covers: Ints, embeddings: Floats) -> None:
         """Count those that are new, in the order given, which is the stream's."""
-        new = [row for row, code in enumerate(covers.tolist()) if code not in self.counted]
-        for row in new:
-            code = int(covers[row])
+        codes = covers.tolist()
+        if self.counted.issuperset(codes):
+            return
+        for row, code in enumerate(codes):
             if code in self.counted:
                 continue
             self.counted.add(code)

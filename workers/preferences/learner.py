@@ -9,7 +9,7 @@ replay finds it at the same place.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -29,6 +29,9 @@ MOST_PENDING = 100_000
 """Couples that wait for a cover's sidecar; a cover that never was would otherwise fill the memory."""
 ASKED_AGAIN = 512
 """Pairs whose covers are asked for again at once: a second of S3 at worst, while nothing else is learned."""
+
+
+QUEUED = ["winner", "loser", "chosen", "rejected", "weight", "chosen_weight", "rejected_weight", "hash", "time"]
 
 
 class OtherSpace:
@@ -62,7 +65,7 @@ class Queue:
     time: Ints = field(default_factory=lambda: np.empty(0, np.int64))
 
     def columns(self) -> dict[str, NDArray[Any]]:
-        return {item.name: getattr(self, item.name) for item in fields(self)}
+        return {name: getattr(self, name) for name in QUEUED}
 
     def __len__(self) -> int:
         return len(self.winner)

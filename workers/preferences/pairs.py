@@ -9,7 +9,7 @@ itself, and what the item adds for everybody cancels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -48,7 +48,7 @@ class Rows:
         return len(self.weights)
 
     def columns(self) -> dict[str, NDArray[Any]]:
-        return {item.name: getattr(self, item.name) for item in fields(self)}
+        return {name: getattr(self, name) for name in (*VECTORS, *FLOATS, *INTS)}
 
     def take(self, rows: NDArray[np.bool_] | Ints | slice) -> Rows:
         return Rows(**{name: column[rows] for name, column in self.columns().items()})

@@ -153,13 +153,17 @@ class Tastes:
         pull = np.float32(RATE) * weight * lean(margins(head, users, chosen, others, rejected))
         towards, away = chosen @ head.weight.T, rejected @ head.weight.T
         scale = np.float32(((towards**2).sum() + (away**2).sum()) / (2 * len(winner)))
+        numbers = np.concatenate([winner, loser])
         if scale > 0:
-            np.add.at(self.residual, winner, (pull * sides[0] / scale)[:, None] * towards)
-            np.subtract.at(self.residual, loser, (pull * sides[1] / scale)[:, None] * away)
-        moved = weight > 0
-        np.add.at(self.pairs, winner[moved], 1)
-        np.add.at(self.pairs, loser[moved], 1)
-        changed = np.unique(np.concatenate([winner[moved], loser[moved]]))
+            up, down = (pull * sides[0] / scale)[:, None] * towards, (pull * sides[1] / scale)[:, None] * away
+            steps = np.concatenate([up, -down])
+            if len(np.unique(numbers)) == len(numbers):
+                self.residual[numbers] += steps
+            else:  # somebody is there twice: eight times slower
+                np.add.at(self.residual, numbers, steps)
+        moved = numbers[np.tile(weight > 0, 2)]
+        np.add.at(self.pairs, moved, 1)
+        changed = np.unique(moved)
         self._bound(changed)
         self.dirty.update(changed.tolist())
 
@@ -168,9 +172,11 @@ class Tastes:
         unit = np.linalg.norm(self.base[numbers], axis=1)
         # Nobody's vector is zero: the bound is taken as of a unit one.
         most = self.limits.bound * np.where(unit > 0, unit, 1)
-        # A float's width under the bound, so that rounding never ends above it.
-        shrink = np.minimum(1, most / np.maximum(size, 1e-12) * (1 - 1e-6))
-        self.residual[numbers] *= np.where(size > most, shrink, 1)[:, None].astype(np.float32)
+        over = np.flatnonzero(size > most)
+        if len(over):
+            # A float's width under the bound, so that rounding never ends above it.
+            shrink = most[over] / size[over] * (1 - 1e-6)
+            self.residual[numbers[over]] *= shrink[:, None].astype(np.float32)
 
     def remember(self, number: int, cover: int, kind: int) -> None:
         """Clicks and likes go into a person's history, a dislike takes the cover out."""
