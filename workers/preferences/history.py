@@ -1,11 +1,14 @@
-"""The last covers that people liked, as linked lists in flat arrays: 16 B a like instead of a Python tuple's 150."""
+"""The last covers that people liked, as linked lists in flat arrays: 12 B a like instead of a Python tuple's 150."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
+Places = NDArray[np.int32]
 KEPT = 50
 """Likes kept of a person."""
 
@@ -14,9 +17,9 @@ class History:
     """Codes by person, both numbers of the caller's."""
 
     def __init__(self) -> None:
-        self._newest: Ints = np.full(1024, -1, np.int64)  # by person: the place of their last like
+        self._newest: Places = np.full(1024, -1, np.int32)  # by person: the place of their last like
         self._code: Ints = np.zeros(1024, np.int64)
-        self._before: Ints = np.zeros(1024, np.int64)  # the place of the same person's like before, -1: none
+        self._before: Places = np.zeros(1024, np.int32)  # the place of the same person's like before, -1: none
         self._used = 0
         self._lost = 0  # places that no list reaches any more
 
@@ -72,7 +75,7 @@ class History:
         if self._used == len(self._code):
             self._make_room()
         if person >= len(self._newest):
-            more = np.full(max(len(self._newest), person + 1 - len(self._newest)), -1, np.int64)
+            more = np.full(max(len(self._newest), person + 1 - len(self._newest)), -1, np.int32)
             self._newest = np.concatenate([self._newest, more])
         self._code[self._used], self._before[self._used] = code, self._newest[person]
         self._newest[person] = self._used
@@ -82,10 +85,11 @@ class History:
         if 2 * self._lost > self._used:
             self._tidy()
         else:
-            self._code = np.concatenate([self._code, np.zeros_like(self._code)])
-            self._before = np.concatenate([self._before, np.zeros_like(self._before)])
+            more = len(self._code) // 4  # not as many again: at most a fifth of it is empty
+            self._code = np.concatenate([self._code, np.zeros(more, np.int64)])
+            self._before = np.concatenate([self._before, np.zeros(more, np.int32)])
 
-    def arrays(self) -> dict[str, Ints]:
+    def arrays(self) -> dict[str, NDArray[Any]]:
         """All of it, for a checkpoint."""
         return {
             "newest": self._newest,
@@ -95,12 +99,11 @@ class History:
         }
 
     @classmethod
-    def restored(cls, arrays: dict[str, Ints]) -> History:
+    def restored(cls, arrays: dict[str, NDArray[Any]]) -> History:
         """From `arrays`."""
         history = cls()
-        history._newest = arrays["newest"].copy()
-        room = np.zeros(1024, np.int64)
-        history._code = np.concatenate([arrays["code"], room])
-        history._before = np.concatenate([arrays["before"], room])
+        history._newest = arrays["newest"].astype(np.int32)
+        history._code = np.concatenate([arrays["code"].astype(np.int64), np.zeros(1024, np.int64)])
+        history._before = np.concatenate([arrays["before"].astype(np.int32), np.zeros(1024, np.int32)])
         history._used, history._lost = len(arrays["code"]), int(arrays["lost"][0])
         return history
