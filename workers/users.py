@@ -84,9 +84,13 @@ def erase(config: Settings, user_id: str) -> tuple[int, int]:
         producer.close()
 
 
+SERVICES = ("people", "audit", "preferences")
+"""That keep something of people, and write a receipt once they do not."""
+
+
 def receipts(partition: int, offset: int) -> list[str]:
     """Where the services that keep something of people say that they are done."""
-    return [f"erasure/receipts/{partition}-{offset}.{service}.json" for service in ("people", "audit")]
+    return [f"erasure/receipts/{partition}-{offset}.{service}.json" for service in SERVICES]
 
 
 def wait_for_receipts(config: Settings, partition: int, offset: int) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from workers import embeddings
+from workers import embeddings, users
 from workers.audit import service as audit
 from workers.erased import user_key
 from workers.events import BehaviorKind, UserBehavior, UserErasure
@@ -27,7 +27,7 @@ from workers.records import sha256
 from workers.settings import S3, Audit, Erasure, Feast, Kafka, Settings
 from workers.storage import ObjectStore
 from workers.tables import open_table
-from workers.users import erase, receipts
+from workers.users import erase
 
 ANN, BOB = "reader-ann-0017", "reader-bob-0042"
 SPACE = sha256(b"a space")
@@ -72,6 +72,11 @@ def features(settings: Settings) -> Iterator[Features]:
     features = Features(settings.feast)
     yield features
     features.close()
+
+
+def receipts(partition: int, offset: int) -> list[str]:
+    """Of the two services that run here."""
+    return users.receipts(partition, offset)[:2]
 
 
 def behave(producer: Producer, user: str, name: str, count: int = 5) -> None:

@@ -27,6 +27,7 @@ from workers.records import sidecar_key
 from workers.releases import Releases
 from workers.settings import S3, Erasure, Feast, Kafka, Preferences, Settings, environment
 from workers.storage import ObjectStore
+from workers.users import receipts
 
 TOPIC = UserBehavior.topic
 PLAIN = {"impressions_per_window": 10**6, "pairs_per_hour": 10**6, "pairs_per_second": 1e6}
@@ -318,9 +319,10 @@ def test_an_erased_person_leaves_the_learners_state_and_late_events_do_not_bring
     service = InThread(here.settings)
     try:
         until(lambda: here.state()[0] >= 800 and bool(naming()))
-        here.producer.send_event(UserErasure(user_id=name)).result(20)
-        until(lambda: not naming())
-        until(lambda: bool(receipts(here)))
+        receipt = receipts(*here.producer.send_event(UserErasure(user_id=name)).result(20))[-1]
+        assert ".preferences." in receipt
+        until(lambda: here.store.exists(receipt))
+        assert naming() == []
         here.send([value for value in values if f'"{name}"'.encode() in value] + world.values(600))
         end = here.state()[0] + 200
         until(lambda: here.state()[0] >= end)
@@ -331,7 +333,3 @@ def test_an_erased_person_leaves_the_learners_state_and_late_events_do_not_bring
     found = Checkpoints(here.store).newest(0)
     assert found is not None
     assert found[2]["counts"]["erased"] > 10
-
-
-def receipts(here: Platform) -> list[str]:
-    return [key for key in here.store.list("erasure/receipts/") if key.endswith(".preferences.json")]

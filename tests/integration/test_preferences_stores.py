@@ -61,6 +61,19 @@ def test_a_checkpoint_comes_back_as_it_went(store: ObjectStore) -> None:
     assert Checkpoints(store).newest(4) is None
 
 
+def test_a_person_is_forgotten_once_every_partition_has_said_so(store: ObjectStore) -> None:
+    checkpoints, learner = Checkpoints(store), learned(TasteWorld())
+    for partition in (0, 12):
+        checkpoints.write(partition, 100, *of_learner(learner))
+    checkpoints.write("trainer", 0, *of_learner(learner))  # has no names
+    assert not checkpoints.without("ann")
+    checkpoints.forgot(0, frozenset({"ann"}))
+    assert not checkpoints.without("ann")
+    checkpoints.forgot(12, frozenset({"ann", "bob"}))
+    assert checkpoints.without("ann")
+    assert not checkpoints.without("bob")
+
+
 def test_of_two_writers_the_second_is_told(store: ObjectStore) -> None:
     learner = learned(TasteWorld())
     ours, theirs = Checkpoints(store), Checkpoints(store)

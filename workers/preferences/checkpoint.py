@@ -40,6 +40,8 @@ FORMAT = 2
 KEPT = 3
 """Checkpoints kept of each partition, the newest."""
 TRAINER = "trainer"
+ROOT = "state/preferences/"
+FORGOTTEN = f"{ROOT}forgotten/"
 Tensors = dict[str, NDArray[Any]]
 
 
@@ -103,6 +105,24 @@ class Checkpoints:
         for old in sorted(self._store.list(_prefix(who)))[:-kept]:
             self._store.delete(old)
 
+    def forgot(self, partition: int, marks: frozenset[str]) -> None:
+        """Say that of these erased people, by their marks, this partition's checkpoints name none.
+
+        Raises:
+            StorageFault: try again.
+        """
+        self._store.update(f"{FORGOTTEN}{partition}", lambda _: orjson.dumps(sorted(marks)))
+
+    def without(self, mark: str) -> bool:
+        """Whether that has been said of this person for every partition that has a checkpoint.
+
+        Raises:
+            StorageFault: try again.
+        """
+        names = [key.removeprefix(ROOT).partition("/")[0] for key in self._store.list(ROOT)]
+        said = [self._store.get(f"{FORGOTTEN}{name}") for name in set(names) if name.isdecimal()]
+        return all(each is not None and mark in orjson.loads(each.data) for each in said)
+
     def _encoded(self, tensors: Tensors, meta: dict[str, Any]) -> bytes:
         return save(tensors, {"icg": orjson.dumps({**meta, "format": FORMAT, "writer": self.writer}).decode()})
 
@@ -122,7 +142,7 @@ class Checkpoints:
 
 
 def _prefix(who: int | str) -> str:
-    return f"state/preferences/{who}/"
+    return f"{ROOT}{who}/"
 
 
 def _key(who: int | str, offset: int) -> str:

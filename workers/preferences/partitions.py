@@ -202,7 +202,7 @@ class Partitions:
     # -- people who are erased ---------------------------------------------------------------------------------------
 
     def forget(self) -> None:
-        """Look for erased people in what we own; where one is found, no checkpoint remembers them afterwards."""
+        """Look for erased people in what we own; afterwards no checkpoint remembers them, and we say so."""
         marks = self._erased.marks
         for owned in self._owned.values():
             if owned.marks == marks:
@@ -214,8 +214,13 @@ class Partitions:
                 for made in learner.erase(user, self._dropped_until()):
                     self._send_pairs(made, learner.window.watermark)
                 self._pusher.forget(user)
-            if found:
+            # A checkpoint may know somebody whom the window has let go since.
+            if found or learner.offset > owned.written:
                 self._rewrite(owned)
+            else:
+                self._retrying(partial(self._checkpoints.keep, learner.partition, 1), "delete old checkpoints")
+            self._retrying(partial(self._checkpoints.forgot, learner.partition, marks), "say who is forgotten")
+            if found:
                 log.info("partition %d: %d people are forgotten", learner.partition, len(found))
             owned.marks = marks
 

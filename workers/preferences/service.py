@@ -26,6 +26,7 @@ from workers.health import Health
 from workers.messaging import Consumer, Producer
 from workers.preferences import metrics
 from workers.preferences.checkpoint import BadState, Checkpoints, Superseded
+from workers.preferences.erasure import forgetter
 from workers.preferences.partitions import TOPIC, Partitions, commit
 from workers.preferences.push import Pusher
 from workers.preferences.sources import Stores
@@ -96,8 +97,8 @@ class _Service:
             erased = Erased(settings, store)
             self._retrying(erased.poll, "read who was erased")
             erased.start()
-            # Whoever owns a person's partition finds them by the record that this keeps; here is only the receipt.
-            forgetting = Forgetting(settings, "preferences", lambda user_id: {}, erased, stop, fault)
+            forget = forgetter(settings, checkpoints, stop)
+            forgetting = Forgetting(settings, "preferences", forget, erased, stop, fault)
             partitions = Partitions(
                 settings.preferences,
                 settings.erasure.retention_days,
