@@ -74,12 +74,14 @@ class Health:
 
     @property
     def ready(self) -> bool:
-        """All conditions hold. True where none has been stated."""
+        """All conditions hold. False where none has been stated: the service has not come to that yet."""
         return not self.failed()
 
     def failed(self) -> dict[str, str]:
         """The conditions that do not hold, and why."""
         with self._lock:
+            if not self._conditions:
+                return {"service": "starting"}
             return {name: why for name, why in self._conditions.items() if why is not None}
 
     def progress(self) -> None:

@@ -38,8 +38,10 @@ def get(health: Health, path: str) -> tuple[int, str]:
 
 
 def test_ready_while_every_condition_holds(health: Health) -> None:
-    assert health.ready
+    assert not health.ready
+    assert get(health, "/readyz")[0] == 503
     health.set("kafka", True)
+    assert health.ready
     health.set("s3", False, "does not answer")
     health.set("release", False)
     assert not health.ready
