@@ -86,33 +86,23 @@ def covers_of(world: World) -> dict[str, dict[str, tuple[str, str, str]]]:
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments_and_joined_by_another_it_ends_like_an_undisturbed_run(
-    make_world: Make, zygote: Zygote
-) -> None:
+def test_killed_at_random_moments_it_ends_like_an_undisturbed_run(make_world: Make, zygote: Zygote) -> None:
     disturbed, undisturbed = make_world(), make_world()
     # Its own seed each time, printed by pytest when the test fails.
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     moments = random.Random(seed)
-
-    def start() -> Child:
-        return zygote.start("covers", [], disturbed.environment(), disturbed.folder / "covers.log")
-
     reference = zygote.start("covers", [], undisturbed.environment(), undisturbed.folder / "covers.log")
-    child = start()
+    child = zygote.start("covers", [], disturbed.environment(), disturbed.folder / "covers.log")
     with reference.running():
         expected = send(undisturbed)
         sources = send(disturbed)
         for kill in range(1, KILLS + 1):
             # Between two ends, in the middle of a batch as a rule.
             _until_ended(disturbed, sources, kill * ITEMS // (KILLS + 2) + moments.randrange(4), child)
-            second = None
-            if kill == KILLS:  # the group is divided anew while both draw; then one is gone in the middle of it
-                second = start()
-                _until_ended(disturbed, sources, min(ITEMS, ended(disturbed, sources) + 8), child)
             time.sleep(moments.uniform(0, 0.5))
             _kill_no_suspect(disturbed, child)
-            child = second or start()
+            child = zygote.start("covers", [], disturbed.environment(), disturbed.folder / "covers.log")
         with child.running():
             disturbed.wait(sources, 120, child.check)
         undisturbed.wait(expected, 120, reference.check)
@@ -149,6 +139,27 @@ def _kill_no_suspect(world: World, child: Child) -> None:
         os.kill(child.pid, signal.SIGCONT)
         assert time.monotonic() < until
         time.sleep(0.2)
+
+
+@pytest.mark.slow
+def test_workers_that_come_and_go_share_the_work_and_draw_nothing_twice(make_world: Make, zygote: Zygote) -> None:
+    world = make_world()
+    sources = send(world)
+    first = zygote.start("covers", [], world.environment(), world.folder / "first.log")
+    with first.running():
+        _until_ended(world, sources, 6, first)
+        second = zygote.start("covers", [], world.environment(), world.folder / "second.log")
+        with second.running():
+            # The group is divided anew while both draw; then one is gone in the middle of it.
+            _until_ended(world, sources, 16, first)
+            first.kill()
+            world.wait(sources, 120, second.check)
+    assert world.dead == {}
+    assert len(covers_of(world)) == ITEMS
+    assert len(list(world.store.list("covers/"))) == 2 * 4 * ITEMS
+    for source in sources:
+        assert {event.outcome for event in world.ready[source]} == {Outcome.DRAWN}
+        assert len({event.event_id() for event in world.ready[source]}) == 1
 
 
 @pytest.mark.slow
