@@ -27,12 +27,8 @@ SETTLE, FLOOR = 50, 0.3
 """The rate falls as 1/sqrt(1 + steps/SETTLE) to this share of it, from where it follows drift."""
 DECAY = 1e-3
 """Pull back to the first head a step, so that chance does not add up: random clicks leave the head near its start."""
-SMOOTH = 0.995
-"""Of the average that serves: over 200 steps, 6,400 pairs. With 0.98 the order of unchanged people's covers hung on
-which pairs met in a batch: two streams that differ in 2 % of their pairs correlated by 0.984 only."""
-RECENT = 1
-"""Until then it is a polynomial-decay average (Shamir and Zhang, 2013): the last half of the steps weighs most, so that
-early releases are not mostly the start."""
+SMOOTH = 0.98
+"""Of the average that serves; it begins as a plain mean, so that early releases are not mostly the start."""
 ENOUGH, ENOUGH_PEOPLE = 100, 20
 """Held-out pairs, and people, under which the pairs that were scored before they trained judge instead."""
 LOUDEST = 20.0
@@ -140,7 +136,7 @@ class Trainer:
         head.bias += np.float32(DECAY) * (self.start.bias - head.bias)
         self._step_interest(rows, pull * np.minimum(rows.weights, loudest), rate)
         self.steps += 1
-        keep = np.float32(min(SMOOTH, 1 - (RECENT + 1) / (self.steps + RECENT + 1)))
+        keep = np.float32(min(SMOOTH, self.steps / (self.steps + 1)))
         self.average.weight = keep * self.average.weight + (1 - keep) * head.weight
         self.average.bias = keep * self.average.bias + (1 - keep) * head.bias
 
