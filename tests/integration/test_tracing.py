@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -13,6 +15,7 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
@@ -207,6 +210,38 @@ def test_a_platforms_trace_goes_on_in_ours(world: World, collector: Collector, s
     until(lambda: collector.named("process item-publish", theirs))
     [(_, process)] = collector.named("process item-publish", theirs)
     assert process.parent_span_id.hex() == "d" * 16
+
+
+def test_an_answer_of_the_api_is_in_its_clients_trace(
+    world: World, collector: Collector, zygote: Zygote, services: None
+) -> None:
+    """FastAPI makes the spans of requests itself."""
+    world.wait([world.send(publish("asked-for"))], 120)
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    variables = world.environment() | collector.environment() | {"ICG_API_PORT": str(port)}
+    child = zygote.start("api", [], variables, world.folder / "api.log")
+    with child.running(), httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+
+        def ready() -> bool:
+            child.check()
+            with contextlib.suppress(httpx.HTTPError):
+                return client.get("/readyz").status_code == 200
+            return False
+
+        until(ready)
+        theirs = {"traceparent": f"00-{'e' * 32}-{'f' * 16}-01"}
+        assert client.get("/v1/covers/asked-for", headers=theirs).status_code == 200
+        assert client.get("/v1/covers/unknown", headers={"traceparent": "nonsense"}).status_code == 404
+        until(lambda: len(collector.named("GET /v1/covers/{item_id}")) == 2)
+        assert child.terminate(60) == 0
+    [(service, answer)] = collector.named("GET /v1/covers/{item_id}", "e" * 32)
+    assert service == "icg-api"
+    assert answer.kind == Span.SPAN_KIND_SERVER
+    assert answer.parent_span_id.hex() == "f" * 16
+    assert [service for service, _ in collector.named("feast", "e" * 32)] == ["icg-api"]
+    told = [{each.key: each.value.int_value for each in span.attributes} for _, span in collector.named(answer.name)]
+    assert sorted(attributes["http.response.status_code"] for attributes in told) == [200, 404]
 
 
 def test_a_collector_that_is_away_holds_nothing_up(world: World) -> None:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from pydantic import ValidationError
 
+from workers import tracing
 from workers.api import metrics, problems
 from workers.api.batching import Batcher
 from workers.api.problems import Problem
@@ -184,7 +185,8 @@ class Lookup:
         held = {item_id: self._kept[item_id] for item_id in asked if item_id in self._kept}
         found = {item_id: row for item_id, (until, row) in held.items() if now < until}
         if wanted := [("item_id", item_id) for item_id in asked if item_id not in found]:
-            read = await self._rows.get(wanted)
+            with tracing.span("feast", **{"icg.items": len(wanted)}):
+                read = await self._rows.get(wanted)
             new = {key[1]: item for key in wanted if isinstance(item := read.get(key), ItemRow)}
             self._keep(new, now)
             found |= new
@@ -239,7 +241,8 @@ class Lookup:
         """
         async with self._s3_reads:
             try:
-                return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+                with tracing.span("s3"):
+                    return await asyncio.get_running_loop().run_in_executor(self._threads, call)
             except StorageFault as fault:
                 log.warning("object storage does not answer: %s", fault)
                 raise problems.unavailable("Object storage") from fault
