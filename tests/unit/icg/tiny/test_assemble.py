@@ -101,6 +101,15 @@ def test_shipped_weights_come_back_and_random_ones_do_not_remain(directory: Path
     for name, tensor in vae.state_dict().items():
         torch.testing.assert_close(tensor, pipeline.vae.state_dict()[name].half().float(), atol=0, rtol=0)
 
+    fine = sum(path.stat().st_size for path in weights.glob("autoencoder-*"))
+    ship(pipeline.vae.state_dict(), weights, "autoencoder", coarse="encoder.")
+    assert sum(path.stat().st_size for path in weights.glob("autoencoder-*")) < 0.85 * fine
+    build(mended, weights)
+    vae = StableDiffusionPipeline.from_pretrained(mended / "base", local_files_only=True).vae
+    for name, tensor in vae.state_dict().items():
+        near = {"atol": 0.002, "rtol": 0.07} if name.startswith("encoder.") else {"atol": 0.0, "rtol": 0.0}
+        torch.testing.assert_close(tensor, pipeline.vae.state_dict()[name].half().float(), **near)
+
     ship({"odd": torch.zeros(1)}, weights, "unet")
     with pytest.raises(ValueError, match=r"unet: \d+ tensors missing or unknown"):
         build(mended, weights)
