@@ -11,6 +11,9 @@ is decoded and judged lies between it and the x that is known:
 which is a step from t to s by the prediction, and back by ε ("Direct-Align", Shen et al., arXiv 2509.06942). So the
 judges see a finished picture and not the blur that one call makes of much noise.
 
+Only the users' way into the adapter is trained. Measured on icg-tiny, with the body trained too: after 50 steps the
+covers' relevance had fallen from 0.27 to 0.15, neutral ones included, before people differed much.
+
 Why the middle half: earlier times decide little of a taste and all of the shape, later ones have nothing left to
 decide.
 """
@@ -47,7 +50,8 @@ class RewardsConfig:
     pull: float = 1.0  # weight of the squared distance of predictions to the starting adapter's, in its own units
     neutral: float = 0.1  # share of rows with the neutral user, which the pull alone holds
     gates: float = 0.1  # as in liked-SFT, should the starting adapter know nobody
-    meta: bool = False  # train the meta tokens too
+    body: bool = False  # train the adapter's body too, not the users' way in alone: neutral covers then move along
+    meta: bool = False  # with the body, train the meta tokens too
     begin: int = 32  # covers whose rewards set the statistics before the first step
     asking: Asking = field(default_factory=Asking.by_title)
 
@@ -83,7 +87,8 @@ def train(
     open_gates(material.stack.adapter, config.gates)
     start = copy.deepcopy(material.stack.adapter).requires_grad_(False)
     signature = f"{start.config} {config} {objective.weights} {signature}"
-    student = Aligned(Student(material.stack.mllm, material.stack.adapter), objective).training_adapter(config.meta)
+    student = Aligned(Student(material.stack.mllm, material.stack.adapter), objective)
+    student = student.training_adapter(config.meta) if config.body else student.training_users()
 
     def draw(generator: torch.Generator) -> Batch:
         items = torch.randint(len(material.catalogue), (run.batch // config.users,), generator=generator)

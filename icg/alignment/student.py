@@ -45,6 +45,12 @@ class Student(nn.Module):
         self.adapter.meta.requires_grad_(meta)
         return self
 
+    def training_users(self) -> Self:
+        """The users' way into the adapter alone: neutral covers stay what they are, to the bit."""
+        for name, parameter in self.adapter.named_parameters():
+            parameter.requires_grad_(any(part in name for part in USER_PATH))
+        return self
+
     @property
     def reads(self) -> bool:
         return self.adapter.meta.requires_grad or any(p.requires_grad for p in self.reader.parameters())

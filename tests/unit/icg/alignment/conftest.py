@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -69,6 +70,12 @@ def choices() -> Choices:
             made.append((person, first + liked, first + other))
     users, chosen, rejected = np.array(made, np.int64).T
     return Choices(users, chosen, rejected)
+
+
+@pytest.fixture
+def mllm(mllm: MLLM) -> MLLM:
+    """One of its own for each test: the warm-up trains parts of it."""
+    return copy.deepcopy(mllm)
 
 
 def build_adapter(base: Base, mllm: MLLM) -> Adapter:

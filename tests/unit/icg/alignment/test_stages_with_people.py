@@ -16,7 +16,7 @@ from torch import Tensor
 from icg.adapter import Adapter
 from icg.alignment import dpo, liked, rewards
 from icg.alignment.catalogue import Choices
-from icg.alignment.material import Asking, Material
+from icg.alignment.material import Asked, Asking, Material
 from icg.alignment.objective import Objective
 from icg.alignment.people import People
 from icg.alignment.student import Student
@@ -108,6 +108,30 @@ def test_meta_tokens_learn_too_if_asked(
     losses(material, start, objective)["rewards"](student, batch_of(material, people)).backward()
     assert student.adapter.meta.grad is not None
     assert student.adapter.meta.grad.abs().sum() > 0
+
+
+def test_rewards_train_the_way_in_of_users_alone_unless_asked_so_neutral_covers_stay(
+    make_material: Make, people: People, objective: Objective, tmp_path: Path
+) -> None:
+    def climbed(name: str, config: rewards.RewardsConfig) -> tuple[Tensor, Tensor, Tensor]:
+        material = make_material()
+        asked = [Asked(title, None) for title in material.catalogue.titles[:3]]
+        watch = Watch(material, objective, None, people, WatchConfig(items=1, users=2, real=4))
+        run = Run(tmp_path / name, 3, 4, 1e-2, warmup=1, ema=0.0)
+        user = torch.from_numpy(people.whole[:1]).expand(3, -1)
+        here = torch.ones(3, dtype=torch.bool)
+        adapter, features = material.stack.adapter, material.features(asked)
+        with torch.no_grad():
+            before = adapter(features)[0]
+        student = rewards.train(material, people, objective, watch, config, run, name)
+        with torch.no_grad():
+            return before, student.adapter(features)[0], student.adapter(features, user, here)[0]
+
+    before, neutral, own = climbed("alone", CLIMB)
+    assert torch.equal(before, neutral)
+    assert not torch.equal(before, own)
+    before, neutral, _ = climbed("body", replace(CLIMB, body=True))
+    assert not torch.equal(before, neutral)
 
 
 def test_of_a_neutral_row_liked_wants_what_it_is(students: tuple[Material, Student, Adapter], people: People) -> None:
