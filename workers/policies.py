@@ -24,8 +24,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from itertools import compress
-from typing import get_args
+from itertools import compress, pairwise
+from typing import NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +63,15 @@ class Taste:
     policy: Policy
     space: str
     pull: Vector
+
+
+class Worth(NamedTuple):
+    """What a taste makes of one item's covers."""
+
+    rows: Vector
+    """r, one row a cover: [n], or [n, DRAWS] where the policy draws."""
+    shares: list[float] | None
+    """The policy's probabilities among all of them; None where a value is not finite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +128,7 @@ def shares(policy: Policy, worth: Vector) -> list[float] | None:
     return list((np.bincount(worth.argmax(0), minlength=len(worth)) / DRAWS).tolist())
 
 
-def worths(taste: Taste, embeddings: Sequence[bytes], covers: Sequence[int]) -> list[Vector | None]:
+def worths(taste: Taste, embeddings: Sequence[bytes], covers: Sequence[int]) -> list[Worth | None]:
     """r of the covers of each item of a page, in one product: BLAS starts its threads once and not for each item.
 
     Args:
@@ -127,17 +136,33 @@ def worths(taste: Taste, embeddings: Sequence[bytes], covers: Sequence[int]) -> 
         covers: how many each item has.
 
     Returns:
-        One row a cover, as `shares` wants them; None for an item whose bytes are not so many rows.
+        None for an item whose bytes are not so many rows.
     """
     size = 2 * len(taste.pull)
     fits = [0 < size * n == len(data) for data, n in zip(embeddings, covers, strict=True)]
     rows = np.frombuffer(b"".join(compress(embeddings, fits)), "<f2").reshape(-1, len(taste.pull))
     worth = rows.astype(np.float32) @ taste.pull
-    found: list[Vector | None] = []
-    start = 0
-    for n, good in zip(covers, fits, strict=True):
-        found.append(worth[start : start + n] if good else None)
-        start += n if good else 0
+    sizes = list(compress(covers, fits))
+    starts = np.cumsum([0, *sizes])
+    parts = [worth[start:end] for start, end in pairwise(starts.tolist())]
+    if taste.policy == "softmax":
+        told = [shares("softmax", part) for part in parts]
+    else:
+        told = _counted(worth, starts[:-1], np.array(sizes, np.int64))
+    found = map(Worth, parts, told)
+    return [next(found) if good else None for good in fits]
+
+
+def _counted(worth: Vector, starts: NDArray[np.int64], sizes: NDArray[np.int64]) -> list[list[float] | None]:
+    """`shares` of each item's rows; of items with as many covers, the draws are counted together."""
+    found: list[list[float] | None] = [None] * len(sizes)
+    for n in np.unique(sizes).tolist():
+        where = np.flatnonzero(sizes == n)
+        page = worth[starts[where, None] + np.arange(n)]  # [items, n, DRAWS]
+        wins = np.count_nonzero(page == page.max(axis=1, keepdims=True), axis=2)  # a third of what argmax takes
+        clear = (wins.sum(axis=1) == DRAWS) & np.isfinite(page.sum(axis=(1, 2)))
+        for k, each, rows, good in zip(where.tolist(), (wins / DRAWS).tolist(), page, clear.tolist(), strict=True):
+            found[k] = each if good else shares("thompson", rows)  # two covers may be equally good in a draw
     return found
 
 

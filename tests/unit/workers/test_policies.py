@@ -64,9 +64,10 @@ def test_thompson_grows_sure_with_what_it_has_seen():
 @pytest.mark.parametrize("policy", ["softmax", "thompson"])
 def test_a_page_makes_of_each_item_what_the_item_makes_alone(policy):
     random = np.random.default_rng(0)
-    sizes = (3, 1, 5, 2, 4)
+    sizes = (3, 1, 5, 2, 5)
     items = [random.normal(size=(n, 4)).astype(np.float16) for n in sizes]
     items[4][1] = np.nan
+    items[2][3] = items[2][1]  # equally good: the first is shown
     data = [item.astype("<f2").tobytes() for item in items]
     data[3] = data[3][:-2]  # no rows of this length
     taste = Rule(bound=1.0).taste(policy, person(1, 0.9, 0.2, 0), HEAD, "u", DAY)
@@ -75,10 +76,11 @@ def test_a_page_makes_of_each_item_what_the_item_makes_alone(policy):
     assert [worth is None for worth in found] == [False, False, False, True, False, True]
     for item, worth in zip(items[:3], found, strict=False):
         assert worth is not None
-        assert shares(policy, worth) == pytest.approx(probabilities(taste, item.astype(np.float32)), abs=1e-6)
+        assert worth.shares == pytest.approx(probabilities(taste, item.astype(np.float32)), abs=1e-6)
+        assert worth.shares == shares(policy, worth.rows)
     assert found[4] is not None
-    assert shares(policy, found[4]) is None
-    assert shares(policy, found[4][[0, 2, 3]]) is not None
+    assert found[4].shares is None
+    assert shares(policy, found[4].rows[[0, 2, 3]]) is not None
 
 
 @pytest.mark.parametrize(
