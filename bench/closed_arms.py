@@ -36,8 +36,7 @@ from workers.preferences.window import Window
 from workers.settings import Policy, Preferences
 
 ARMS = ("neutral", "random", "best_of_8", "personal", "frozen", "oracle")
-TOLD = frozenset(ARMS) - {"oracle"}
-"""Whose pages the learner reads: every arm that a platform could have. An oracle's choices would tell it the truth."""
+"""The learner reads pages of each but the oracle: its choices are nobody's decision, and would tell it the truth."""
 KEY = b"icg-demo"
 START = datetime(2026, 1, 1, 18, tzinfo=UTC)
 DAYS = 12
@@ -193,32 +192,36 @@ class Loop:
         return right / count
 
     def _page(self, page: int, log: Log, bin_: int) -> list[bytes]:
-        """Show one page; its events, if the learner is told of them. Who, what and all noise do not know the arm."""
+        """Show one page in every arm; the events of one of them, if the learner is told of that one.
+
+        Who, what and all noise are the same for every arm, and a reader remembers nothing: so what they would have
+        clicked in each arm is known, which only a simulation can have. The learner hears of one arm a page.
+        """
         setup, stack = self.setup, self.stack
         rng = np.random.default_rng([setup.seed, page])
         person = self.readers.reader(page, rng)
         items = rng.permutation(len(stack.covers_of))[: setup.page_size].tolist()
         looks, decides = rng.random((2, len(items)))
-        # Each arm once in as many pages, in an order drawn anew each time.
+        # Each arm is told of once in as many pages, in an order drawn anew each time.
         turn, place = divmod(page, len(setup.arms))
-        arm = int(np.random.default_rng([setup.seed, turn, 1]).permutation(len(setup.arms))[place])
-        name = setup.arms[arm]
+        told = setup.arms[int(np.random.default_rng([setup.seed, turn, 1]).permutation(len(setup.arms))[place])]
         length = -(-setup.pages // DAYS)
         day = START.date() + timedelta(days=page // length)
-        shown, choices = self._choose(name, person, items, page, day)
-        covers = [stack.covers_of[item] for item in items]
-        pictures = np.stack([each.pictures[k] for each, k in zip(covers, shown, strict=True)])
-        odds = self.readers.odds(
-            person, page, pictures, [each.topic for each in covers], [each.title for each in covers]
-        )
-        looked_at = self.readers.looked_at(len(items))
-        clicked = (looks < looked_at) & (decides < odds)
-        log.shows[arm, bin_, person, items] += 1
-        log.clicks[arm, bin_, person, items] += clicked
-        if name not in TOLD:
-            return []
         time = START + timedelta(days=page // length, seconds=page % length * setup.seconds)
-        return self._events(page, person, items, shown, choices, clicked, looked_at, time, day)
+        covers = [stack.covers_of[item] for item in items]
+        topics, titles = [each.topic for each in covers], [each.title for each in covers]
+        looked_at = self.readers.looked_at(len(items))
+        events: list[bytes] = []
+        for k, name in enumerate(setup.arms):
+            shown, choices = self._choose(name, person, items, page, day)
+            pictures = np.stack([each.pictures[number] for each, number in zip(covers, shown, strict=True)])
+            odds = self.readers.odds(person, page, pictures, topics, titles)
+            clicked = (looks < looked_at) & (decides < odds)
+            log.shows[k, bin_, person, items] += 1
+            log.clicks[k, bin_, person, items] += clicked
+            if name == told and choices is not None:
+                events = self._events(page, person, items, shown, choices, clicked, looked_at, time, day)
+        return events
 
     def _choose(
         self, arm: str, person: int, items: Sequence[int], page: int, day: date
@@ -258,13 +261,12 @@ class Loop:
         person: int,
         items: Sequence[int],
         shown: Sequence[int],
-        choices: Sequence[Choice] | None,
+        choices: Sequence[Choice],
         clicked: NDArray[np.bool_],
         looked_at: NDArray[np.float64],
         time: datetime,
         day: date,
     ) -> list[bytes]:
-        assert choices is not None
         values = []
         for place, (item, number, choice) in enumerate(zip(items, shown, choices, strict=True)):
             name = f"{page:x}.{place}"
