@@ -21,10 +21,12 @@ from icg.alignment import rewards
 from icg.alignment.student import USER_PATH
 from icg.init import init_tiny
 from icg.preference import Head
-from workers.align import Aligner, Plan, run
+from infra.servers.process import free_port
+from workers import probes
 from workers.bootstrap import release_folder
 from workers.exceptions import UserError
 from workers.messaging import Producer
+from workers.realignment import Aligner, Plan, run
 from workers.records import Release
 from workers.releases import Releases
 from workers.settings import S3, Kafka, Settings
@@ -183,25 +185,35 @@ def test_sigterm_keeps_the_checkpoint_and_a_restart_goes_on_with_the_parts_it_be
     assert world.now().parts["adapter"] == promoted.parts["adapter"]
 
 
-def test_watching_follows_promotions_until_it_is_told_to_stop(world: World) -> None:
+def test_watching_follows_promotions_and_tells_of_them_until_it_is_told_to_stop(world: World) -> None:
+    port = free_port()
+    address, stop, found = f"http://127.0.0.1:{port}", threading.Event(), []
+
     def promote_and_stop() -> None:
-        world.promote()
-        while not world.verdicts():
+        while not probes.ready(address):
             if stop.wait(0.1):
                 return
+        before = probes.metric(address, "icg_align_verdicts_total")
+        promoted = world.promote()
+        while probes.metric(address, "icg_align_verdicts_total") == before:
+            if stop.wait(0.1):
+                return
+        found.append(probes.metric(address, "icg_align_release") - promoted.number)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    stop = threading.Event()
     helper = threading.Thread(target=promote_and_stop)
     helper.start()
     try:
-        run(world.settings, replace(world.plan, steps=1), world.said.append)
+        settings = world.settings.model_copy(update={"health_port": port})
+        run(settings, replace(world.plan, steps=1), world.said.append)
     finally:
         stop.set()
         helper.join()
     assert [verdict["outcome"] for verdict in world.verdicts()] == ["released"]
+    assert found[0] in {0, 1}  # the promoted release, or the one with the adapter that it led to
     assert world.said[-1].startswith("stopped")
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert not probes.ready(address)
 
 
 def test_an_unfinished_revision_gives_way_to_a_newer_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
