@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -25,6 +24,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from icg.preference import Head
+from infra.servers.process import free_port
 from workers.covers.commit import feast_row
 from workers.events import NEUTRAL, Source
 from workers.features import Features
@@ -226,9 +226,7 @@ def readers(features: Features, users: Mapping[str, tuple[str, str]]) -> None:
 @contextmanager
 def served(settings: Settings, log: Path | None = None, seconds: float = 60, program: str = _RUN) -> Iterator[str]:
     """The api as a process of its own; gives its address once it is ready."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     api = settings.api.model_copy(update={"host": "127.0.0.1", "port": port})
     # Every field of the api's section by name: `model_copy` notes what was set.
     variables = environment(s3=settings.s3, feast=settings.feast, api=api) | {
@@ -247,7 +245,7 @@ def served(settings: Settings, log: Path | None = None, seconds: float = 60, pro
         yield address
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 @contextmanager
@@ -255,9 +253,7 @@ def running(settings: Settings, seconds: float = 60) -> Iterator[str]:
     """The api as a thread of this process, on a port of its own; gives its address once it is ready."""
     from workers.api.service import run
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     stop = threading.Event()
     chosen = settings.model_copy(update={"api": settings.api.model_copy(update={"host": "127.0.0.1", "port": port})})
     thread = threading.Thread(target=run, args=(chosen, stop), name="api")
@@ -272,7 +268,7 @@ def running(settings: Settings, seconds: float = 60) -> Iterator[str]:
         yield address
     finally:
         stop.set()
-        thread.join(10)
+        thread.join(60)
 
 
 def _ready(address: str) -> bool:

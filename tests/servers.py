@@ -74,15 +74,15 @@ def empty(kafka: Kafka) -> None:
     client = AdminClient(client_config(kafka))
     until = time.monotonic() + 90
     while True:
-        groups = [group.group_id for group in client.list_consumer_groups().result(20).valid or ()]
-        topics = [topic for topic in client.list_topics(timeout=20).topics if topic in TOPICS]
+        groups = [group.group_id for group in client.list_consumer_groups().result(60).valid or ()]
+        topics = [topic for topic in client.list_topics(timeout=60).topics if topic in TOPICS]
         if not groups and not topics:
             break
         deleting = [*(client.delete_consumer_groups(groups) if groups else {}).values()]
         deleting += (client.delete_topics(topics) if topics else {}).values()
         for future in deleting:
             with contextlib.suppress(KafkaException):  # a group whose members are just leaving: again
-                future.result(20)
+                future.result(60)
         assert time.monotonic() < until, f"still there: {groups} {topics}"
         time.sleep(0.1)
     ensure_topics(kafka, partitions=4)

@@ -115,9 +115,9 @@ class Child:
 
     def kill(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
-        self.wait(10)
+        self.wait(60)
 
-    def terminate(self, seconds: float = 20) -> int:
+    def terminate(self, seconds: float = 60) -> int:
         os.kill(self.pid, signal.SIGTERM)
         return self.wait(seconds)
 

@@ -39,7 +39,7 @@ PARTITIONS = 4
 class Server:
     """A child process that prints one JSON line when it serves and ends when its stdin closes."""
 
-    def __init__(self, kind: str, port: int, logs: Path, seconds: float = 30.0) -> None:
+    def __init__(self, kind: str, port: int, logs: Path, seconds: float = 120.0) -> None:
         """
         Args:
             kind: "broker" or "s3".

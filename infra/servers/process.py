@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
+_CHANCE = random.SystemRandom()  # not `random`, which tests seed alike in each of their processes
 
 
 class StartError(Exception):
@@ -20,10 +22,17 @@ class StartError(Exception):
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on, by chance.
+
+    Not one that the kernel gives for port 0: until the server has it, and whenever the server is away, the kernel would
+    give it to somebody else. It takes those from 32768 on (Linux; elsewhere from 49152).
+    """
+    while True:
+        port = _CHANCE.randrange(15_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def _end_with_parent() -> None:

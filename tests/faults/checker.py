@@ -37,6 +37,15 @@ class Learned:
     """Pairs learned, in Feast and in the state, of people where the two differ."""
 
 
+@dataclass(frozen=True)
+class Twin:
+    """What the same events came to in a run that nothing happened to."""
+
+    objects: Mapping[str, str] = field(default_factory=dict)
+    """sha256 of each cover's bytes by cover_id."""
+    manifests: Mapping[str, Manifest] = field(default_factory=dict)
+
+
 @dataclass
 class Evidence:
     """Everything that one run left."""
@@ -50,8 +59,7 @@ class Evidence:
     objects: Mapping[str, str] = field(default_factory=dict)
     """sha256 of each cover's bytes by cover_id."""
     sidecars: Sequence[Sidecar] = ()
-    twin: Mapping[str, str] = field(default_factory=dict)
-    """As `objects`, of the undisturbed run."""
+    twin: Twin = field(default_factory=Twin)
     seen: Mapping[str, Sequence[Manifest]] = field(default_factory=dict)
     """Each item's manifests in the order in which a watcher saw them."""
     rows: Mapping[str, tuple[int, str]] = field(default_factory=dict)
@@ -87,6 +95,12 @@ def _lost(evidence: Evidence) -> list[str]:
     ]
     lines += [f"{source}: valid, and dead-lettered" for source in sorted(evidence.valid & evidence.dead.keys())]
     lines += [f"{source}: nonsense, and no dead letter" for source in sorted(evidence.nonsense - evidence.dead.keys())]
+    said = {(event.item_id, event.generation) for events in evidence.ready.values() for event in events}
+    lines += [
+        f"{item_id}: nobody was told of generation {manifest.generation}, its last"
+        for item_id, manifest in evidence.manifests.items()
+        if (item_id, manifest.generation) not in said
+    ]
     return lines
 
 
@@ -114,9 +128,25 @@ def _wrong_bytes(evidence: Evidence) -> list[str]:
                 stored = evidence.objects.get(cover.cover_id)
                 if stored != cover.sha256:
                     lines.append(f"{item_id}/{segment}: the manifest names {cover.sha256[:8]}, there is {stored}")
-    for cover_id, sha in evidence.twin.items():
+    for cover_id, sha in evidence.twin.objects.items():
         if evidence.objects.get(cover_id, sha) != sha:
             lines.append(f"{cover_id}: other bytes than in the undisturbed run")
+    for item_id, undisturbed in evidence.twin.manifests.items():
+        ours = evidence.manifests.get(item_id)
+        if ours is not None and (ours.item_version, ours.state) == (undisturbed.item_version, undisturbed.state):
+            lines += _other_covers(ours, undisturbed)
+    return lines
+
+
+def _other_covers(ours: Manifest, undisturbed: Manifest) -> list[str]:
+    """Where an item ends with other covers: after a read that failed it may be neutral ones for everybody."""
+    missing = undisturbed.covers.keys() - ours.covers.keys() if undisturbed.release <= ours.release else ()
+    lines = [f"{ours.item_id}/{segment}: no cover; in the undisturbed run there is one" for segment in sorted(missing)]
+    for segment, renditions in ours.covers.items():
+        for rendition, cover in renditions.items():
+            other = undisturbed.covers.get(segment, {}).get(rendition, cover)
+            if (cover.cover_id, cover.fallback) != (other.cover_id, other.fallback):
+                lines.append(f"{ours.item_id}/{segment}: another cover than in the undisturbed run")
     return lines
 
 

@@ -71,6 +71,9 @@ class Proxy:
             return
         both = {writer, far_writer}
         self._open |= both
+        if self._cut:  # meanwhile
+            for each in both:
+                each.transport.abort()
         await asyncio.gather(self._pump(reader, far_writer), self._pump(far_reader, writer))
         self._open -= both
 

@@ -7,14 +7,14 @@ import random
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.stream_world import World
 from tests.faults.audited import logged, rows_found, rows_wanted
-from tests.faults.checker import Evidence, Findings, Source, check
+from tests.faults.checker import Evidence, Findings, Source, Twin, check
 from tests.faults.clock import JUMPS
 from tests.faults.people import SETTINGS, People
 from tests.faults.stage import MORE_SEGMENTS, SEGMENTS, SMALL, Servers, Service, put_pictures, redis_store
@@ -24,7 +24,7 @@ from tests.zygote import Zygote
 from workers.embedded import Embedded
 from workers.events import Event, ItemPublish, Outcome, UserBehavior
 from workers.preferences.checkpoint import Checkpoints
-from workers.records import Sidecar, sha256
+from workers.records import Manifest, Sidecar, sha256
 from workers.settings import Feast
 from workers.storage import ObjectStore
 
@@ -115,7 +115,6 @@ class Run:
         self.reader = next((Answers(each.address) for each in self.services if each.kind == "api"), None)
         self.sent: list[tuple[Event | bytes, Future[Source]]] = []
         self.report = Report({})
-        self.twin: dict[str, str] = {}
         self._releases: dict[int, tuple[str, ...]] = {}
 
     def start(self) -> None:
@@ -165,7 +164,7 @@ class Run:
         return True
 
     def ended(self, sent: Future[Source]) -> bool:
-        return sent.done() and sent.result() in (self.world.ready.keys() | self.world.dead.keys())
+        return sent.done() and (sent.result() in self.world.ready or sent.result() in self.world.dead)
 
     def in_flight(self) -> list[str]:
         """Items whose newest publishes have no outcome yet."""
@@ -268,7 +267,7 @@ class Run:
             for service in self.services:
                 service.keep()
 
-    def finish(self, compare: Callable[[Run], dict[str, str]] | None = None, patience: float = PATIENCE) -> Report:
+    def finish(self, compare: Callable[[Run], Twin] | None = None, patience: float = PATIENCE) -> Report:
         """Wait for what is left, end the services, gather the evidence and judge it.
 
         Args:
@@ -292,7 +291,7 @@ class Run:
             if watcher is not None:
                 watcher.close()
         self.watcher.look()
-        twin = compare(self) if compare else {}
+        twin = compare(self) if compare else Twin()
         evidence = self._evidence(twin)
         evidence.rows_wanted = wanted
         evidence.rows_found = rows_found(self.world.settings.s3) if wanted else {}
@@ -300,7 +299,7 @@ class Run:
         self.report.audited = sum(evidence.rows_found.values())
         self.report.learned = sum(learned.offset for learned in evidence.learned.values())
         self.report.answers = sum(map(len, evidence.answers.values()))
-        self.report.compared = len(twin.keys() & evidence.objects.keys())
+        self.report.compared = len(twin.objects.keys() & evidence.objects.keys())
         self.report.published = sum(
             isinstance(event, ItemPublish) and event.action == "publish" for event, _ in self.sent
         )
@@ -329,16 +328,12 @@ class Run:
                 return
             service.start()
 
-    def _evidence(self, twin: dict[str, str]) -> Evidence:
+    def _evidence(self, twin: Twin) -> Evidence:
         store = ObjectStore(self.world.settings.s3)
         found = Evidence(ready=self.world.ready, dead=self.world.dead, wanted=self.traffic.items, twin=twin)
         for event, sent in self.sent:
             (found.valid if isinstance(event, Event) else found.nonsense).add(sent.result(PATIENCE))
-        manifests = {}
-        for item_id in self.traffic.items:
-            if (manifest := self.world.manifest(item_id)) is not None:
-                manifests[item_id] = manifest
-        found.manifests = manifests
+        found.manifests = manifests = manifests_of(self.world, self.traffic.items)
         found.objects = objects_of(store)
         found.sidecars = [
             Sidecar.decode(stored.data)
@@ -390,7 +385,12 @@ def objects_of(store: ObjectStore) -> dict[str, str]:
     }
 
 
-def undisturbed(run: Run, folder: Path, applied: Feast, zygote: Zygote) -> dict[str, str]:
+def manifests_of(world: World, items: Iterable[str]) -> dict[str, Manifest]:
+    found = ((item_id, world.manifest(item_id)) for item_id in items)
+    return {item_id: manifest for item_id, manifest in found if manifest is not None}
+
+
+def undisturbed(run: Run, folder: Path, applied: Feast, zygote: Zygote) -> Twin:
     """The same events, in the same order, on embedded servers that nothing happens to."""
     with Embedded(folder / "servers", parts=("kafka", "s3")) as servers:
         shutil.copytree(applied.repo, folder / "feast")
@@ -408,6 +408,6 @@ def undisturbed(run: Run, folder: Path, applied: Feast, zygote: Zygote) -> dict[
                 if isinstance(event, Event):
                     sources.append(world.send(event))
             world.wait(sources, 3600, child.check)
-        found = objects_of(world.store)
+        found = Twin(objects_of(world.store), manifests_of(world, run.traffic.items))
         world.close()
         return found

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.faults.checker import Answer, Evidence, Learned, Source, check
+from tests.faults.checker import Answer, Evidence, Learned, Source, Twin, check
 from tests.faults.traffic import Wanted
 from workers.events import CoverReady, Outcome
 from workers.events import Source as EventSource
@@ -34,6 +34,12 @@ def manifest(version: int, generation: int, state: str = "ready", release: int =
     )
 
 
+def shows(of: Manifest, cover_id: str, fallback: str | None = None) -> Manifest:
+    """The same with another cover."""
+    cover = ManifestCover(cover_id=cover_id, sha256=cover_id, width=32, height=32, fallback=fallback)
+    return of.model_copy(update={"covers": {"neutral": {"default": cover}}})
+
+
 def ready(source: Source, generation: int, release: int = 1) -> CoverReady:
     topic, partition, offset = source
     return CoverReady(
@@ -58,7 +64,7 @@ def good() -> Evidence:
         wanted={"x": Wanted(version=2)},
         manifests={"x": manifest(2, 2)},
         objects={COVER: COVER},
-        twin={COVER: COVER},
+        twin=Twin({COVER: COVER}, {"x": manifest(2, 3, release=2)}),
         seen={"x": [manifest(1, 1), manifest(2, 2)]},
         rows={"x": (2, "ready")},
         rows_wanted={FIRST: 1, SECOND: 2},
@@ -75,15 +81,26 @@ def test_nothing_is_wrong_with_what_is_right() -> None:
 @pytest.mark.parametrize(
     ("finding", "damage"),
     [
-        ("lost", lambda e: replace(e, ready={FIRST: e.ready[FIRST]})),
+        ("lost", lambda e: replace(e, ready={FIRST: [ready(FIRST, 1), ready(FIRST, 2)]})),
         ("lost", lambda e: replace(e, dead={**e.dead, SECOND: [b"an outage"]})),
         ("lost", lambda e: replace(e, dead={})),
         (
             "duplicated",
             lambda e: replace(e, ready={**e.ready, SECOND: [ready(SECOND, 2), ready(SECOND, 2, release=2)]}),
         ),
-        ("wrong_bytes", lambda e: replace(e, objects={}, twin={})),
-        ("wrong_bytes", lambda e: replace(e, twin={COVER: OTHER})),
+        ("lost", lambda e: replace(e, ready={**e.ready, SECOND: e.ready[FIRST]})),
+        ("wrong_bytes", lambda e: replace(e, objects={}, twin=Twin())),
+        ("wrong_bytes", lambda e: replace(e, twin=Twin({COVER: OTHER}))),
+        ("wrong_bytes", lambda e: replace(e, twin=Twin({}, {"x": shows(manifest(2, 3), OTHER)}))),
+        ("wrong_bytes", lambda e: replace(e, twin=Twin({}, {"x": shows(manifest(2, 3), COVER, "neutral")}))),
+        (
+            "wrong_bytes",
+            lambda e: replace(
+                e,
+                manifests={"x": manifest(2, 2).model_copy(update={"covers": {}})},
+                twin=Twin({}, {"x": manifest(2, 3)}),
+            ),
+        ),
         ("stale", lambda e: replace(e, seen={"x": [manifest(2, 2), manifest(1, 3)]})),
         ("stale", lambda e: replace(e, seen={"x": [manifest(2, 2, release=2), manifest(2, 3, release=1)]})),
         ("stale", lambda e: replace(e, seen={"x": [manifest(2, 1, "retracted"), manifest(2, 2)]})),

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.audited import rows_found
-from tests.faults.checker import Source, answers_went_back, went_back
+from tests.faults.checker import Source, Twin, answers_went_back, went_back
 from tests.faults.run import ALL, COVERS, Run, undisturbed
 from tests.faults.stage import Servers
 from tests.servers import Real, empty
@@ -52,7 +52,7 @@ def make(servers: Servers, _applied: Feast, tiny_model: Path, zygote: Zygote, tm
 
 
 @pytest.fixture
-def compare(_applied: Feast, zygote: Zygote, tmp_path: Path) -> Callable[[Run], dict[str, str]]:
+def compare(_applied: Feast, zygote: Zygote, tmp_path: Path) -> Callable[[Run], Twin]:
     return lambda run: undisturbed(run, tmp_path / "twin", _applied, zygote)
 
 
@@ -64,7 +64,7 @@ def compare(_applied: Feast, zygote: Zygote, tmp_path: Path) -> Callable[[Run], 
     ],
 )
 def test_faults_lose_nothing_and_repeat_nothing(
-    make: Make, compare: Callable[[Run], dict[str, str]], services: Sequence[str], hows: Sequence[str]
+    make: Make, compare: Callable[[Run], Twin], services: Sequence[str], hows: Sequence[str]
 ) -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}")
@@ -158,7 +158,6 @@ def test_a_commit_before_the_append_is_counted(make: Make) -> None:
 
 
 @pytest.mark.night
-@pytest.mark.night
 def test_rows_that_are_appended_again_are_counted(make: Make) -> None:
     run = make(6, "append without transactions", ["audit"])
     for _ in range(2):
@@ -170,7 +169,6 @@ def test_rows_that_are_appended_again_are_counted(make: Make) -> None:
 
 
 @pytest.mark.night
-@pytest.mark.night
 def test_behaviour_that_counts_twice_is_counted(make: Make) -> None:
     run = make(7, "state behind its offset", ["preferences"])
     run.read_pages(600)
@@ -180,7 +178,6 @@ def test_behaviour_that_counts_twice_is_counted(make: Make) -> None:
     assert run.finish(patience=30).findings["miscounted"]
 
 
-@pytest.mark.night
 @pytest.mark.night
 def test_answers_that_go_back_are_counted(make: Make) -> None:
     run = make(8, "old rows answered", ["covers-1", "api"])

@@ -132,6 +132,7 @@ def _kill_no_suspect(world: World, child: Child) -> None:
     until = time.monotonic() + 120
     while True:
         os.kill(child.pid, signal.SIGSTOP)
+        time.sleep(0.3)  # what it has asked of the store is done meanwhile
         records = [stored for key in world.store.list("inflight/") if (stored := world.store.get(key)) is not None]
         if not any(count >= GIVE_UP for stored in records for count in parse(stored.data).values()):
             child.kill()

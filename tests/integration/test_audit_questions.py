@@ -305,7 +305,7 @@ def test_a_time_without_a_zone_is_utc() -> None:
 
 def icg(s3: S3, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "workers.cli", "audit", *arguments]
-    return subprocess.run(command, env=environment(s3=s3), capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(command, env=environment(s3=s3), capture_output=True, text=True, check=False, timeout=240)
 
 
 def test_the_command_prints_table_json_and_csv(world: World) -> None:

@@ -36,7 +36,7 @@ def test_messages_that_the_broker_dropped_end_the_worker_with_a_line(world: Worl
         world.producer.send("item-publish", random.Random(seed).randbytes(200_000), "one-partition").result(20)
     log = world.folder / "second.log"
     with zygote.start("covers", [], world.environment(), log).running() as child:
-        assert child.wait(60) == 1
+        assert child.wait(120) == 1
     assert "covers cannot go on: item-publish: the broker no longer has the next offset" in log.read_text()
     world.look(0.5)
     assert not set(lost) & world.dead.keys()

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import shutil
-import socket
 import time
 import urllib.error
 import urllib.request
@@ -19,6 +18,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from bench.stream_world import World, files_of, picture, publish
+from infra.servers.process import free_port
 from tests.servers import Real
 from tests.unit.workers.covers.test_references import png_bomb
 from tests.zygote import Child, Zygote
@@ -68,12 +68,6 @@ def world(
     world.close()
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def port() -> int:
     return free_port()
@@ -90,7 +84,7 @@ def covers(zygote: Zygote, world: World, port: int) -> Iterator[Child]:
 def ready(port: int) -> dict[str, str]:
     """The conditions of readiness that fail; {"process": …} while nobody answers."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=20) as answer:
             return dict(json.load(answer)["failed"])
     except urllib.error.HTTPError as error:
         return dict(json.load(error)["failed"])
@@ -100,12 +94,12 @@ def ready(port: int) -> dict[str, str]:
 
 def metric(port: int, name: str) -> float:
     """The value of a metric, of all its labels unless `name` has some."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=2) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
         lines = answer.read().decode().splitlines()
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
 
 
-def until(condition: object, seconds: float = 30) -> None:
+def until(condition: object, seconds: float = 90) -> None:
     end = time.monotonic() + seconds
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < end, "not within the time"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import gzip
 import io
 import threading
@@ -63,7 +64,7 @@ def running(settings: Settings, store: ObjectStore) -> Iterator[None]:
     assert all(service.is_alive() for service in services)
     stop.set()
     for service in services:
-        service.join(30)
+        service.join(120)
     assert not any(service.is_alive() for service in services)
 
 
@@ -127,13 +128,16 @@ def places(settings: Settings, store: ObjectStore, user: str) -> set[str]:
     wanted = spellings(settings, user)
     for key in store.list(""):
         stored = store.get(key)
-        assert stored is not None
+        if stored is None:  # swept while we looked
+            continue
         texts = [key.encode(), *unpacked(key, stored.data)]
         if any(spelling in text for spelling in wanted for text in texts):
             found.add(key)
     for path in Path(settings.feast.repo).rglob("*"):
-        if path.is_file() and any(spelling in path.read_bytes() for spelling in wanted):
-            found.add(path.name)
+        with contextlib.suppress(FileNotFoundError, IsADirectoryError):  # SQLite's journals come and go
+            data = path.read_bytes()
+            if any(spelling in data for spelling in wanted):
+                found.add(path.name)
     return found
 
 

@@ -25,7 +25,7 @@ def settings(own_kafka: Kafka) -> Settings:
 def refuse(settings: Settings, *refused: tuple[Message, str], attempt: int = 1) -> None:
     producer = Producer(settings.kafka, "covers")
     for message, reason in refused:
-        producer.dead_letter(message, reason, attempt).result(10)
+        producer.dead_letter(message, reason, attempt).result(60)
     producer.close()
 
 
@@ -96,7 +96,7 @@ def test_filters(settings: Settings, wanted: Filter, keys: set[bytes]) -> None:
 def icg(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "workers.cli", "dlq", *arguments]
     variables = environment(kafka=settings.kafka)
-    return subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=240)
 
 
 def test_the_commands(settings: Settings) -> None:

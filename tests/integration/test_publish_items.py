@@ -40,7 +40,7 @@ def sent(settings: Settings, topic: str = ItemPublish.topic) -> list[Message]:
 def icg(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
     variables = environment(kafka=settings.kafka, s3=settings.s3)
     command = [sys.executable, "-m", "workers.cli", *arguments]
-    return subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=240)
 
 
 def write(path: Path, *rows: dict[str, Any]) -> Path:

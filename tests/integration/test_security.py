@@ -238,7 +238,7 @@ def test_the_services_work_behind_locks_and_their_logs_hold_no_secret(
             time.sleep(0.2)
         assert covers.terminate() == 0
         audit.terminate()
-        assert audit.wait(30) == 0
+        assert audit.wait(60) == 0
     rows = world.features.read(["item_covers:state"], [{"item_id": "locked"}])
     assert rows[0]["state"] == "ready"
     for said in (covers.log.read_text(), log.read_text()):

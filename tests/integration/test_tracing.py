@@ -6,7 +6,6 @@ import contextlib
 import gzip
 import json
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -21,6 +20,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from bench.stream_world import World, publish
+from infra.servers.process import free_port
 from tests.zygote import Zygote
 from workers import tracing
 from workers.audit.questions import lineage
@@ -33,6 +33,8 @@ from workers.settings import Audit, Covers, Feast, environment
 
 SMALL = Covers(steps=2, width=32, height=32, slots=4, threads=1, batch_items=4)
 EVENT = ("validate", "wait", "encode", "denoise", "gate", "store", "manifest", "feast", "ready")
+AROUND = ("send item-publish", "process item-publish", "send cover-ready")
+"""Spans that end after those, so perhaps are exported after them."""
 
 
 class Collector:
@@ -145,7 +147,7 @@ def test_one_trace_from_publish_to_cover_ready(world: World, collector: Collecto
     follower.close()
     trace_id = tracing.trace_id_of(messages[0].headers)
     assert trace_id is not None
-    until(lambda: collector.named("append") and all(collector.named(each, trace_id) for each in EVENT))
+    until(lambda: all(collector.named(each, trace_id) for each in (*EVENT, *AROUND)))
 
     [(sender, send)] = collector.named("send item-publish", trace_id)
     [(drawer, process)] = collector.named("process item-publish", trace_id)
@@ -186,7 +188,7 @@ def test_a_dead_letter_names_the_trace_in_which_it_was_refused(
     follower.close()
     trace_id = tracing.trace_id_of(letters[0].headers)
     assert trace_id is not None
-    until(lambda: collector.named("process item-publish", trace_id))
+    until(lambda: all(collector.named(each, trace_id) for each in ("process item-publish", "send dead-letters")))
     [(_, process)] = collector.named("process item-publish", trace_id)
     outcome = {each.key: each.value.string_value for each in process.attributes}["icg.outcome"]
     assert outcome == "dead-lettered"
@@ -217,11 +219,10 @@ def test_an_answer_of_the_api_is_in_its_clients_trace(
 ) -> None:
     """FastAPI makes the spans of requests itself."""
     world.wait([world.send(publish("asked-for"))], 120)
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     variables = world.environment() | collector.environment() | {"ICG_API_PORT": str(port)}
     child = zygote.start("api", [], variables, world.folder / "api.log")
-    with child.running(), httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+    with child.running(), httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
 
         def ready() -> bool:
             child.check()
