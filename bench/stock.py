@@ -31,7 +31,7 @@ class Stock:
         self.batch = batch
         self.name = f"stock_{steps}_{guidance:g}_{batch}"
         if guidance > 1 and not self.can_guide(generator):
-            raise ValueError(f"the stock pipeline cannot be guided beside {generator.adapter.config.tokens} tokens")
+            raise ValueError(f"the stock pipeline cannot be guided beside {generator.adapter.config.length} tokens")
 
     @staticmethod
     def can_guide(generator: CoverGenerator) -> bool:
@@ -86,4 +86,4 @@ class Stock:
 def _common(generator: CoverGenerator) -> int:
     sampler = generator.sampler
     blank = generator.base.text([""], sampler.width, sampler.height).tokens
-    return math.lcm(blank.shape[1], generator.adapter.config.tokens)
+    return math.lcm(blank.shape[1], generator.adapter.config.length)

@@ -35,7 +35,8 @@ class AdapterConfig:
     features: int  # width of the MLLM's hidden states
     output: int  # width of one conditioning token of the base
     pooled: int = 0  # width of the base's pooled conditioning, 0: it takes none
-    tokens: int = 64  # meta tokens, and so conditioning tokens
+    tokens: int = 64  # meta tokens
+    context: int = 0  # of the prompt's own last states, handed on beside those of the meta tokens
     width: int = 768
     layers: int = 6
     heads: int = 12
@@ -47,6 +48,11 @@ class AdapterConfig:
     def __post_init__(self) -> None:
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is no multiple of {self.heads} heads")
+
+    @property
+    def length(self) -> int:
+        """Tokens of the features, and so of the conditioning."""
+        return self.tokens + self.context
 
 
 class Block(nn.Module):
@@ -102,6 +108,8 @@ class Adapter(nn.Module):
         self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.layers))
         self.norm_out = nn.LayerNorm(width)
         self.project_out = nn.Linear(width, config.output)
+        # What the prompt's own words say goes past the blocks: a small MLLM reads few of them into its meta tokens.
+        self.skip = nn.Linear(config.features, config.output, bias=False) if config.context else None
         # Text encoders end with a normalisation; so does this, at their scale.
         self.norm_scale = nn.LayerNorm(config.output)
         nn.init.constant_(self.norm_scale.weight, config.scale)
@@ -109,6 +117,13 @@ class Adapter(nn.Module):
             self.project_pooled = nn.Linear(width, config.pooled)
             self.norm_pooled = nn.LayerNorm(config.pooled)
             nn.init.constant_(self.norm_pooled.weight, config.pooled_scale)
+        self.let_through()
+
+    def let_through(self) -> None:
+        """Begin as what the MLLM says, where it speaks the base's own language: training then starts near the text."""
+        if self.skip is not None and self.config.features == self.config.output:
+            nn.init.eye_(self.skip.weight)
+            nn.init.normal_(self.project_out.weight, std=0.1 / self.config.width**0.5)
 
     def forward(
         self, features: Tensor, users: Tensor | None = None, present: Tensor | None = None
@@ -116,16 +131,16 @@ class Adapter(nn.Module):
         """Conditioning for each row.
 
         Args:
-            features: [B, tokens, features], from `MLLM.read`.
+            features: [B, tokens + context, features], from `MLLM.read`.
             users: [B, dimension] in the adapter's space; None: neutral, for every row.
             present: [B] bool, which rows have a user; the others are exactly neutral. None: all.
 
         Returns:
-            Tokens [B, tokens, output], and pooled [B, pooled] or None where the base takes none.
+            Tokens [B, tokens + context, output], and pooled [B, pooled] or None where the base takes none.
         """
         config = self.config
-        if features.shape[1:] != (config.tokens, config.features):
-            wanted = f"(B, {config.tokens}, {config.features})"
+        if features.shape[1:] != (config.length, config.features):
+            wanted = f"(B, {config.length}, {config.features})"
             raise ValueError(f"features of shape {tuple(features.shape)} where the adapter takes {wanted}")
         user = None if users is None else self._user_tokens(users, len(features), present)
         tokens = self.project_in(self.norm_in(features))
@@ -133,7 +148,10 @@ class Adapter(nn.Module):
             tokens = block(tokens, user)
         tokens = self.norm_out(tokens)
         pooled = self.norm_pooled(self.project_pooled(tokens.mean(1))) if config.pooled else None
-        return self.norm_scale(self.project_out(tokens)), pooled
+        refined = self.project_out(tokens)
+        if self.skip is not None:
+            refined = refined + self.skip(features)
+        return self.norm_scale(refined), pooled
 
     def _user_tokens(self, users: Tensor, rows: int, present: Tensor | None) -> Tensor:
         config = self.config

@@ -139,7 +139,8 @@ class CoverGenerator:
     def _features(self, item: Item) -> Tensor:
         key = self._content(item)
         if key not in self._read:
-            self._read[key] = self.mllm.read([item], self.adapter.meta, self.adapter.config.prompt)[0]
+            config = self.adapter.config
+            self._read[key] = self.mllm.read([item], self.adapter.meta, config.prompt, config.context)[0]
             if len(self._read) > CACHED:
                 self._read.popitem(last=False)
         self._read.move_to_end(key)
@@ -211,5 +212,5 @@ class CoverGenerator:
         rows = [features] if users is None or present is None else [features, users, present]
         flat = in_slots(call, self.sampler.slots, *(row.to(self.base.device) for row in rows))
         tokens, pooled = flat.split([flat.shape[1] - pooled_width, pooled_width], dim=1)
-        tokens = tokens.unflatten(1, (self.adapter.config.tokens, self.base.width))
+        tokens = tokens.unflatten(1, (self.adapter.config.length, self.base.width))
         return self.base.condition(tokens, pooled if pooled_width else None, self.sampler.width, self.sampler.height)

@@ -27,6 +27,8 @@ DIMENSION = 64
 
 TOKENS = 16
 """Meta tokens of the tiny adapter: a title of the catalogue is 3 to 12 tokens long."""
+CONTEXT = 0
+"""States of the prompt beside them: as many tokens as the tiny base is used to."""
 
 SIZE = 64
 
@@ -158,6 +160,7 @@ def _write_adapter(folder: Path, space: str, seed: int, gates: float, weights: P
         output=base.width,
         pooled=base.pooled,
         tokens=TOKENS,
+        context=CONTEXT,
         width=192,
         layers=3,
         heads=6,
@@ -168,6 +171,8 @@ def _write_adapter(folder: Path, space: str, seed: int, gates: float, weights: P
         assemble.load_part(adapter.state_dict(), weights, "adapter")
     else:
         randomise(adapter, seed)
+        if weights is not None:
+            adapter.let_through()
         adapter.set_gates(gates)
     adapter.save_pretrained(folder / "adapter")
 

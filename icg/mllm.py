@@ -106,7 +106,7 @@ class MLLM:
         offsets = encoded["offset_mapping"]
         return title if len(offsets) <= TITLE_TOKENS else title[: offsets[TITLE_TOKENS - 1][1]]
 
-    def read(self, items: Sequence[Item], meta: Tensor, prompt: str = "{title}") -> Tensor:
+    def read(self, items: Sequence[Item], meta: Tensor, prompt: str = "{title}", context: int = 0) -> Tensor:
         """What the meta tokens see of each item.
 
         Items with and without an image take different calls. Within a call shorter ones are padded on the left, so that
@@ -115,21 +115,23 @@ class MLLM:
         Args:
             meta: [N, width], the learnable vectors; gradients reach them through the frozen model.
             prompt: what is asked of the model, with the title at `{title}`.
+            context: how many of the prompt's own last states are wanted, too.
 
         Returns:
-            [items, N, width], the last hidden states at the meta tokens, float32.
+            [items, N + context, width], the last hidden states at the meta tokens, then those of the prompt's last
+            tokens (zeros before the first of a short prompt), float32.
         """
         if meta.ndim != 2 or meta.shape[1] != self.width:
             raise ValueError(f"meta tokens of shape {tuple(meta.shape)} where the model takes (N, {self.width})")
-        return self.read_prepared([self.prepare(item, prompt) for item in items], meta)
+        return self.read_prepared([self.prepare(item, prompt) for item in items], meta, context)
 
-    def read_prepared(self, prepared: Sequence[Inputs], meta: Tensor) -> Tensor:
+    def read_prepared(self, prepared: Sequence[Inputs], meta: Tensor, context: int = 0) -> Tensor:
         """`read` for items that were prepared before, as a trainer keeps them."""
         rows: list[Tensor | None] = [None] * len(prepared)
         for names in dict.fromkeys(frozenset(inputs) for inputs in prepared):
             group = [index for index, inputs in enumerate(prepared) if inputs.keys() == names]
             collated = collate([prepared[index] for index in group], len(meta), self._placeholder)
-            for index, row in zip(group, self.features(collated, meta), strict=True):
+            for index, row in zip(group, self.features(collated, meta, context), strict=True):
                 rows[index] = row
         return torch.stack([row for row in rows if row is not None])
 
@@ -139,8 +141,8 @@ class MLLM:
         tokenizer = self.processor.tokenizer
         return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
 
-    def features(self, inputs: Inputs, meta: Tensor) -> Tensor:
-        """`read` for inputs of one kind that were prepared and collated: [B, N, width]."""
+    def features(self, inputs: Inputs, meta: Tensor, context: int = 0) -> Tensor:
+        """`read` for inputs of one kind that were prepared and collated: [B, N + context, width]."""
         inputs = {name: value.to(self.device) for name, value in inputs.items()}
         inputs = {name: v.to(self.model.dtype) if v.is_floating_point() else v for name, v in inputs.items()}
         if any(isinstance(module, BertModel) for module in self.model.modules()):
@@ -148,8 +150,13 @@ class MLLM:
             inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
         with _written(self.model.get_input_embeddings(), meta, inputs["input_ids"].shape):
             output = self.model.base_model(**inputs, use_cache=False)
-        hidden: Tensor = output.last_hidden_state
-        return hidden[:, -len(meta) :].float()
+        hidden: Tensor = output.last_hidden_state.float()
+        prompt, read = hidden[:, : -len(meta)], hidden[:, -len(meta) :]
+        prompt = prompt * inputs["attention_mask"][:, : -len(meta), None]
+        missing = max(0, context - prompt.shape[1])
+        return torch.cat(
+            [read, nn.functional.pad(prompt, (0, 0, missing, 0))[:, prompt.shape[1] + missing - context :]], 1
+        )
 
 
 def collate(prepared: Sequence[Inputs], tokens: int, placeholder: int) -> Inputs:

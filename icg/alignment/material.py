@@ -168,7 +168,8 @@ class Material:
 
     @torch.no_grad()
     def _read(self, asked: Sequence[Asked]) -> list[dict[str, Tensor]]:
-        return [{"features": self.stack.mllm.read_prepared([one], self._meta)} for one in self.prepared(asked)]
+        context = self.stack.adapter.config.context
+        return [{"features": self.stack.mllm.read_prepared([one], self._meta, context)} for one in self.prepared(asked)]
 
     def item(self, asked: Asked) -> Item:
         """What is asked, as the generator takes it."""

@@ -62,4 +62,4 @@ class Student(nn.Module):
 
     def features(self, prepared: Sequence[Inputs]) -> Tensor:
         """[B, tokens, features] of prepared items."""
-        return self.mllm.read_prepared(prepared, self.adapter.meta)
+        return self.mllm.read_prepared(prepared, self.adapter.meta, self.adapter.config.context)

@@ -33,6 +33,7 @@ class WarmupConfig:
     guidance: float = 3.0  # of the prediction that it learns to give in one call
     rescale: float = 0.7  # of that guidance
     matching: int = 400  # steps before the others, in which tokens alone are matched
+    draws: int = 2  # rows of a batch that show the same item, at other times with other noise: it is read once
     also: tuple[str, ...] = ()  # parameters of the MLLM that are trained too, by how their names begin
     asking: Asking = field(default_factory=Asking)
     watched: int = 64  # rows of validation whose error is watched
@@ -46,14 +47,21 @@ def train(material: Material, validation: Material, config: WarmupConfig, run: R
         material: of the catalogue; its stack's adapter is where training begins, and is trained in place.
         validation: of other items, the same stack.
         signature: names model and catalogue, so that no checkpoint goes on with others.
+
+    Raises:
+        ValueError: the batch is no multiple of the draws.
     """
+    if run.batch % config.draws:
+        raise ValueError(f"a batch of {run.batch} is no multiple of {config.draws} draws an item")
     stack = material.stack
     stack.adapter.set_gates(0.0)
     student = Student(stack.mllm, stack.adapter)
 
     def draw(generator: torch.Generator) -> Batch:
-        rows = torch.randint(len(material.catalogue), (run.batch,), generator=generator)
-        return {**config.asking.draw(material.catalogue, rows, generator), **material.draw_noise(run.batch, generator)}
+        rows = torch.randint(len(material.catalogue), (run.batch // config.draws,), generator=generator)
+        asked = config.asking.draw(material.catalogue, rows, generator)
+        repeated = {name: value.repeat_interleave(config.draws, 0) for name, value in asked.items()}
+        return {**repeated, **material.draw_noise(run.batch, generator)}
 
     def match(model: Student, batch: Batch) -> dict[str, Tensor]:
         tokens, pooled = _asked(model, material, batch)
@@ -131,8 +139,10 @@ def errors(model: Student, material: Material, config: WarmupConfig) -> dict[str
 
 def _asked(model: Student, material: Material, batch: Batch) -> tuple[Tensor, Tensor | None]:
     asked: list[Asked] = material.asked(batch)
-    tokens, pooled = model.adapter(model.features(material.prepared(asked)))
-    return tokens, pooled
+    apart = list(dict.fromkeys(asked))
+    tokens, pooled = model.adapter(model.features(material.prepared(apart)))
+    each = torch.tensor([apart.index(one) for one in asked], device=tokens.device)
+    return tokens[each], None if pooled is None else pooled[each]
 
 
 def _condition(model: Student, material: Material, batch: Batch) -> Conditioning:

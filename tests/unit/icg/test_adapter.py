@@ -37,6 +37,16 @@ def test_shapes(adapter, features, users):
     assert pooled.shape == (3, 12)
 
 
+def test_where_mllm_and_base_speak_alike_it_begins_near_what_the_prompt_says():
+    torch.manual_seed(0)
+    adapter = Adapter(replace(CONFIG, context=4, output=24, width=64))
+    features = torch.randn(3, 9, 24)
+    assert adapter.config.length == 9
+    tokens, _ = adapter(features)
+    assert tokens.shape == (3, 9, 24)
+    assert torch.nn.functional.cosine_similarity(tokens, features, dim=-1).mean() > 0.9
+
+
 def test_a_base_without_pooled_conditioning_gets_none(features):
     assert Adapter(replace(CONFIG, pooled=0))(features)[1] is None
 

@@ -21,6 +21,18 @@ def test_meta_tokens_read_title_and_picture(mllm, meta, picture):
             assert (features[first] - features[second]).abs().max() > 1e-4
 
 
+def test_the_prompts_own_last_states_come_after_the_meta_tokens(mllm, meta, picture):
+    short, long = Item("b"), Item("a much longer title of many words, all of them read", picture)
+    features = mllm.read([short, long], meta, context=40)
+    assert features.shape == (2, 5 + 40, mllm.width)
+    assert torch.equal(features[:, :5], mllm.read([short, long], meta))
+    said = features[:, 5:].abs().sum(-1) > 0
+    words = [mllm.prepare(item)["input_ids"].shape[1] for item in (short, long)]
+    assert said.sum(1).tolist() == [min(count, 40) for count in words]
+    assert said[0].tolist() == [False] * (40 - words[0]) + [True] * words[0], "the last words stand last"
+    torch.testing.assert_close(features[0], mllm.read([short], meta, context=40)[0], atol=2e-6, rtol=1e-5)
+
+
 def test_company_changes_a_row_by_float_noise_only(mllm, meta, picture):
     items = [Item("a whale"), Item("a much longer title of many words, all of them read", picture), Item("b", picture)]
     together = mllm.read(items, meta)
