@@ -8,11 +8,14 @@ import os
 import sys
 import threading
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 from pydantic import ValidationError
+
+from icg.evaluation.cli import JsonFile
 
 app = typer.Typer(
     name="icg",
@@ -56,7 +59,7 @@ def run(
 def init(
     kind: Annotated[str, typer.Argument(help="`tiny`: the small stack; `adapter`: for a base and MLLM of one's own.")],
     directory: Annotated[Path, typer.Argument(help="Empty for `tiny`; with base, mllm and space for `adapter`.")],
-    seed: Annotated[int, typer.Option(help="Of the weights that are not trained.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the weights that are not trained.")] = 0,
     weights: Annotated[
         Path | None, typer.Option(help="For `tiny`: folder of `icg train export`; default: as trained and shipped.")
     ] = None,
@@ -78,6 +81,8 @@ def init(
         raise typer.BadParameter(f"{kind!r} is unknown; there are `tiny` and `adapter`")
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise typer.BadParameter(f"{directory} is there already and is not an empty folder")
+    if weights is not None and not any(weights.glob("*.safetensors")):
+        raise typer.BadParameter(f"no trained weights (*.safetensors) are in {weights}: `icg train export` writes them")
     directory.mkdir(parents=True, exist_ok=True)
     from icg import init_tiny
     from icg.tiny.files import SHIPPED
@@ -89,7 +94,7 @@ def init(
 @app.command()
 def demo(
     exit_: Annotated[bool, typer.Option("--exit", help="End after the table.")] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the table's numbers there.")] = None,
+    json_file: JsonFile = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Of the api and its gallery.")] = 8080,
     folder: Annotated[Path, typer.Option(help="Where servers keep data and logs; emptied at the start.")] = Path(
         "demo"
@@ -104,19 +109,19 @@ def demo(
 
 @app.command()
 def simulate(
-    catalogue: Annotated[Path, typer.Argument(help="The JSONL catalogue that was published.", exists=True)],
-    users: Annotated[Path, typer.Argument(help="Parquet file of users and embeddings.", exists=True)],
+    catalogue: Annotated[Path, typer.Argument(help="The JSONL catalogue that was published.")],
+    users: Annotated[Path, typer.Argument(help="Parquet file of users and embeddings.")],
     api: Annotated[str, typer.Option(help="Address of the api.")] = "http://127.0.0.1:8080",
     pages: Annotated[int, typer.Option(min=1, help="In all.")] = 1000,
     page_size: Annotated[int, typer.Option(min=1, max=200, help="Items on a page.")] = 12,
     at_once: Annotated[int, typer.Option(min=1, help="Pages that are read at a time.")] = 4,
-    seed: Annotated[int, typer.Option(help="The same seed and covers: the same readers, tastes and pages.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed and covers: same readers, tastes and pages.")] = 0,
     click_rate: Annotated[float, typer.Option(help="At the first position, of what leaves a reader cold.")] = 0.1,
     drift_at: Annotated[int | None, typer.Option(min=0, help="Page from which on tastes are others, once.")] = None,
     drift: Annotated[float, typer.Option(help="Share of a taste that is then new.")] = 0.5,
     present: Annotated[float, typer.Option(help="Share of the users who read at a time.")] = 0.8,
     churn: Annotated[float, typer.Option(min=0, help="Users who leave for others, per 1000 pages.")] = 20.0,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the totals there.")] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """A simulated audience: fetches covers by HTTP, looks at their pixels, reports to user-behavior. Nobody is real."""
     import asyncio
@@ -124,16 +129,18 @@ def simulate(
 
     from icg.evaluation.audience import Habits
     from workers.exceptions import UserError
-    from workers.messaging import Producer
+    from workers.messaging import Producer, wait_for_broker
     from workers.settings import settings
-    from workers.simulate import Audience
+    from workers.simulate import Audience, look_for, read_items
 
     try:
         habits = Habits(click_rate, drift_at=drift_at, drift=drift, present=present, churn=churn / 1000)
-        items = [json.loads(line) for line in catalogue.read_text().splitlines() if line.strip()]
     except ValueError as error:
         raise UserError(str(error)) from None
+    items = read_items(catalogue)
     audience = Audience.load(users, items, seed=seed, habits=habits)
+    look_for(api)
+    wait_for_broker(settings().kafka, 10.0)
     producer = Producer(settings().kafka, "simulated-audience")
     try:
         totals = asyncio.run(audience.read(api, items, producer, pages=pages, page_size=page_size, readers=at_once))
@@ -186,19 +193,34 @@ def main() -> None:
     os._exit(status)
 
 
+@cache
+def _mount() -> None:
+    """Put the commands of other modules on the root."""
+    for name, (module, help_text) in MOUNTED.items():
+        app.add_typer(importlib.import_module(module).app, name=name, help=help_text, no_args_is_help=True)
+    for module in ("icg.evaluation.cli", "workers.align", "workers.bootstrap", "workers.publishing"):
+        importlib.import_module(module).add_to(app)
+
+
+OF_THE_CALLER = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
+"""A file that was named wrongly; any other `OSError` is the machine's (a full disk, a lost connection)."""
+
+
 def _status() -> int:
-    """Run the command; its exit status."""
+    """Run the command; its exit status: 2 where it was used wrongly, 1 where something of ours does not answer."""
     from pydantic_settings.exceptions import SettingsError
 
     from workers.events import explain
     from workers.exceptions import BadPart, EmbeddedError, Fault, MessageTooLarge, OffsetLost, UserError
 
-    for name, (module, help_text) in MOUNTED.items():
-        app.add_typer(importlib.import_module(module).app, name=name, help=help_text, no_args_is_help=True)
-    for module in ("icg.evaluation.cli", "workers.align", "workers.bootstrap", "workers.publishing"):
-        importlib.import_module(module).add_to(app)
+    _mount()
+    # A command answers in its own lines; what is logged on the way is for services, which say where it goes.
+    logging.getLogger("workers").addHandler(logging.NullHandler())
     try:
-        app()
+        return cast(int | None, app(standalone_mode=False)) or 0
+    except typer.TyperException as error:  # typer's own answer is a box of six lines
+        _say_usage(error)
+        return error.exit_code
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except KeyboardInterrupt:
@@ -223,13 +245,34 @@ def _status() -> int:
             extra = named[1]
         typer.echo(f"icg: this needs the package {error.name}: pip install 'icg-worker[{extra}]'", err=True)
         return 1
-    except (OSError, UnicodeDecodeError) as error:
-        typer.echo(f"icg: {error}", err=True)
-        return 1
+    except UnicodeDecodeError as error:
+        typer.echo(f"icg: a file that is no UTF-8 text: {error}", err=True)
+        return 2
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        typer.echo(f"icg: {where}{error.strerror or error}", err=True)
+        return 2 if isinstance(error, OF_THE_CALLER) else 1
     except (Fault, BadPart, EmbeddedError, MessageTooLarge, OffsetLost) as error:
         typer.echo(f"icg: {error}", err=True)
+        if isinstance(error, Fault) and _nowhere():
+            typer.echo("icg: no ICG_KAFKA_… and no ICG_S3_… is set; beside `make demo`: source demo/env", err=True)
         return 1
-    return 0
+
+
+def _nowhere() -> bool:
+    """Was this process told of no server at all? Then its environment is missing, more likely than the servers."""
+    from workers.settings import S3, Kafka, settings
+
+    return settings().kafka == Kafka() and settings().s3 == S3()
+
+
+def _say_usage(error: typer.TyperException) -> None:
+    """What was wrong in one line, and where help is. A group without a command has printed its help already."""
+    message = " ".join(error.format_message().split()).removeprefix("Invalid value: ").removesuffix(".")
+    if message:
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else "icg"
+        typer.echo(f"{command}: {message} (see {command} --help)", err=True)
 
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ def _filter(topic: str | None, reason: str | None, offset: list[str] | None) -> 
 
 def _is_at(text: str) -> bool:
     partition, _, offset = text.partition(":")
-    return partition.isdigit() and offset.isdigit()
+    return text.isascii() and partition.isdigit() and offset.isdigit()
 
 
 Topic = Annotated[str | None, typer.Option(help="Only letters that came from this topic.")]

@@ -236,10 +236,11 @@ class Demo:
 
     def _publish(self, settings: Settings, producer: Producer) -> list[dict[str, Any]]:
         from workers.publishing import publish_file
+        from workers.simulate import read_items
 
         catalogue = EXAMPLES / "catalogue.jsonl"
         publish_file(settings, catalogue)
-        return [json.loads(line) for line in catalogue.read_text().splitlines() if line.strip()]
+        return read_items(catalogue)
 
     def _read(self, items: list[dict[str, Any]], producer: Producer) -> Any:
         from workers.simulate import Audience

@@ -65,14 +65,21 @@ def card(part: str, revision: Annotated[str, typer.Argument(help="All 64 digits,
         raise UserError(f"{part!r} is no part; there are {', '.join(get_args(Part))}")
     known = cast(Part, part)
     releases = _releases()
-    typer.echo(releases.card(known, releases.find(known, revision)).model_dump_json(indent=2, exclude_none=True))
+    try:
+        found = releases.card(known, releases.find(known, revision))
+    except BadPart as error:
+        raise UserError(str(error)) from None
+    typer.echo(found.model_dump_json(indent=2, exclude_none=True))
 
 
 @app.command()
 def rollback(
-    number: Annotated[int, typer.Argument(help="The release whose revisions to go back to.")],
+    number: Annotated[int, typer.Argument(min=1, help="The release whose revisions to go back to.")],
     reason: Annotated[str, typer.Option(help="Kept in the release.")] = "",
 ) -> None:
     """Release the revisions of an older release again, under a new number."""
-    release = _releases(announce=True).rollback(number, reason or f"rollback to {number}")
+    try:
+        release = _releases(announce=True).rollback(number, reason or f"rollback to {number}")
+    except BadPart as error:
+        raise UserError(str(error)) from None
     typer.echo(f"release {release.number} has the revisions of release {number}")

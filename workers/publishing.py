@@ -51,7 +51,8 @@ def publish(
     file: Annotated[Path, typer.Argument(help="JSONL or CSV, one item a row.")],
     file_format: Annotated[FileFormat | None, typer.Option("--format", help="Default: by the ending.")] = None,
     images: Annotated[
-        Path | None, typer.Option(help="Folder of local reference images; default: the file's own.")
+        Path | None,
+        typer.Option(help="Folder of local reference images; default: the file's own.", exists=True, file_okay=False),
     ] = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Publish the good rows of a file with bad ones.")

@@ -31,6 +31,7 @@ CARD = "card.json"
 SEGMENTS_FILE = "segments.json"
 _FILE = re.compile(r"[A-Za-z0-9_~-][A-Za-z0-9._~-]*(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_DIGITS = re.compile(r"[0-9a-f]{1,64}")
 _DAY = 24 * 3600
 
 
@@ -161,6 +162,8 @@ class Releases:
         Raises:
             BadPart: none does, or several do.
         """
+        if not _DIGITS.fullmatch(start):
+            raise BadPart(f"{part}: {start[:80]!r} is no revision: 64 hexadecimal digits, or the first few")
         keys = self._store.list(f"models/{part}/{start}")
         found = {key.split("/")[2] for key in keys if key.endswith(f"/{CARD}")}
         if len(found) != 1:

@@ -67,7 +67,8 @@ def export(
     if check:
         stale = stale_files(folder, files)
         if stale:
-            raise UserError(f"{', '.join(stale)} in {folder.name}/: not what the code says; run `icg schemas export`")
+            named = f"{', '.join(stale[:3])}{f' and {len(stale) - 3} more' if len(stale) > 3 else ''}"
+            raise UserError(f"{named} in {folder.name}/: not what the code says; run `icg schemas export`")
         typer.echo(f"{len(files)} files are what the code says")
         return
     for name, text in files.items():

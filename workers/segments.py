@@ -32,7 +32,7 @@ def _group() -> None:
 def build_command(
     groups: Annotated[int, typer.Option(min=1, max=1000, help="How many groups to look for.")] = 8,
     k_min: Annotated[int, typer.Option(min=1, help="Groups with fewer users merge into the nearest.")] = 20,
-    seed: Annotated[int, typer.Option(help="The same users and seed give the same groups.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The same users and seed give the same groups.")] = 0,
     release: Annotated[
         bool, typer.Option("--release/--propose", help="Put it into a release, or only store it for later.")
     ] = True,

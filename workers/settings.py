@@ -19,6 +19,7 @@ Policy = Literal["segment", "softmax", "thompson"]
 """Which cover a person is shown; `workers.policies` says how each decides."""
 
 CACHE = Path.home() / ".cache" / "icg"
+ADDRESS = r"^https?://[^\s/]+"
 
 
 class Section(BaseModel):
@@ -26,7 +27,7 @@ class Section(BaseModel):
 
 
 class Kafka(Section):
-    bootstrap_servers: str = "127.0.0.1:9092"
+    bootstrap_servers: str = Field("127.0.0.1:9092", min_length=1)
     embedded: bool = Field(False, description="The broker is librdkafka's mock cluster: 4 partitions, no admin API.")
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
@@ -34,14 +35,14 @@ class Kafka(Section):
     sasl_password: SecretStr | None = None
     ssl_ca_location: Path | None = None
     # Short enough that the demo's restart of a worker is seen at once; production may raise both.
-    session_timeout_seconds: float = 6.0
-    heartbeat_seconds: float = 2.0
+    session_timeout_seconds: float = Field(6.0, gt=0)
+    heartbeat_seconds: float = Field(2.0, gt=0)
 
 
 class S3(Section):
-    endpoint: str | None = Field(None, description="None: Amazon's own.")
-    public_endpoint: str | None = Field(None, description="Where readers reach it, if that differs.")
-    bucket: str = "icg"
+    endpoint: str | None = Field(None, pattern=ADDRESS, description="None: Amazon's own.")
+    public_endpoint: str | None = Field(None, pattern=ADDRESS, description="Where readers reach it, if that differs.")
+    bucket: str = Field("icg", pattern=r"^[a-zA-Z0-9._-]{1,255}$")
     region: str = "us-east-1"
     access_key: SecretStr | None = None
     secret_key: SecretStr | None = None
@@ -57,9 +58,9 @@ class Feast(Section):
 class References(Section):
     """From where, and how large, a reference image may be."""
 
-    max_bytes: int = 10 * 1024 * 1024
-    max_pixels: int = 40_000_000
-    timeout_seconds: float = 10.0
+    max_bytes: int = Field(10 * 1024 * 1024, ge=1)
+    max_pixels: int = Field(40_000_000, ge=1)
+    timeout_seconds: float = Field(10.0, gt=0)
     allowed_buckets: tuple[str, ...] = Field((), description="S3 buckets beside our own.")
     allowed_hosts: tuple[str, ...] = Field((), description="https hosts; empty: any public address.")
 
@@ -75,21 +76,25 @@ class Covers(Section):
     slots: int = Field(8, ge=1, description="Padded size of every denoise and decode call.")
     batch_items: int = Field(4, ge=1)
     batch_seconds: float = Field(0, ge=0, description="How long an idle generator waits for a batch to fill.")
-    width: int = 64
-    height: int = 64
+    width: int = Field(64, ge=8)
+    height: int = Field(64, ge=8)
     gate: float = Field(0.5, ge=0, le=1, description="Quality under which a cover is not published.")
-    stuck_seconds: float = Field(900.0, description="No progress for so long ends the process.")
-    upload_threads: int = 16
+    stuck_seconds: float = Field(900.0, gt=0, description="No progress for so long ends the process.")
+    upload_threads: int = Field(16, ge=1)
 
 
 class Preferences(Section):
-    batch_events: int = 10_000
-    checkpoint_events: int = 50_000
-    checkpoint_seconds: float = 10.0
-    release_pairs: int = Field(200, description="Pairs learned before a new preference revision is proposed.")
-    holdout: float = 0.05
-    residual_norm: float = Field(0.5, description="Bound on a user's learned residual, in units of the embedding norm.")
-    join_seconds: float = Field(600.0, description="Of event time: how late an event may be and a click be joined.")
+    batch_events: int = Field(10_000, ge=1)
+    checkpoint_events: int = Field(50_000, ge=1)
+    checkpoint_seconds: float = Field(10.0, gt=0)
+    release_pairs: int = Field(200, ge=1, description="Pairs learned before a new preference revision is proposed.")
+    holdout: float = Field(0.05, ge=0, lt=1)
+    residual_norm: float = Field(
+        0.5, ge=0, description="Bound on a user's learned residual, in units of the embedding norm."
+    )
+    join_seconds: float = Field(
+        600.0, gt=0, description="Of event time: how late an event may be and a click be joined."
+    )
     window_events: int = Field(2_000_000, ge=100_000, description="At most so many of a partition in that window.")
     push_seconds: float = Field(1.0, ge=1.0, description="Tastes are pushed to Feast at most so often.")
     release_margin: float = Field(0.02, description="Log loss by which a candidate may at most be worse, with 95 %.")
@@ -102,9 +107,9 @@ class Preferences(Section):
 
 
 class Audit(Section):
-    batch_rows: int = 10_000
-    batch_seconds: float = 5.0
-    compact_files: int = Field(32, description="Small files in a day's partition before they are compacted.")
+    batch_rows: int = Field(10_000, ge=1)
+    batch_seconds: float = Field(5.0, gt=0)
+    compact_files: int = Field(32, ge=2, description="Small files in a day's partition before they are compacted.")
     user_key: SecretStr = Field(SecretStr("icg-demo"), description="HMAC key that turns user_id into user_key.")
 
 
@@ -131,7 +136,7 @@ class Erasure(Section):
 
 class Api(Section):
     host: str = "127.0.0.1"
-    port: int = 8080
+    port: int = Field(8080, ge=0, le=65535)
     token: SecretStr | None = Field(None, description="Bearer token for what writes; None: nothing writes by HTTP.")
     decision_key: SecretStr = Field(SecretStr("icg-demo"), description="HMAC key of decision tokens.")
     policy: Policy = Field("segment", description="Of a request that neither a surface nor the split decides.")
@@ -166,7 +171,9 @@ class Settings(BaseSettings):
     erasure: Erasure = Erasure()
     segments: Segments = Segments()
     cache: Path = Field(CACHE, description="Local copies of model parts, fetched by revision.")
-    health_port: int = Field(0, description="Port of /healthz, /readyz and /metrics of a worker; 0: none.")
+    health_port: int = Field(
+        0, ge=0, le=65535, description="Port of /healthz, /readyz and /metrics of a worker; 0: none."
+    )
     health_host: str = Field("127.0.0.1", description="In a container 0.0.0.0, so that its orchestrator reaches it.")
     log_format: Literal["json", "text"] = "json"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

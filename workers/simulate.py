@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +27,7 @@ from icg.evaluation.attributes import NAMES, attributes
 from icg.evaluation.audience import Habits, Readers
 from icg.evaluation.people import Floats, Population, Standardiser
 from workers.events import BehaviorKind, UserBehavior
-from workers.exceptions import UserError
+from workers.exceptions import Fault, UserError
 from workers.messaging import Producer
 
 SCALE_PICTURES = 50
@@ -99,16 +100,21 @@ class Audience:
 
         Args:
             items: the catalogue; its categories are the topics.
+
+        Raises:
+            UserError: the file cannot be read.
         """
         import pyarrow.parquet as parquet
 
         try:
-            table = parquet.read_table(users, columns=["user_id", "embedding"])
-        except ValueError as error:  # pyarrow's errors are ValueErrors
-            raise UserError(f"{users} is no Parquet file of users: {error}") from None
-        topics = sorted({item.get("category") or "" for item in items})
-        embeddings = np.stack(table["embedding"].to_numpy(zero_copy_only=False))
-        people = Population.drawn(len(embeddings), len(topics), seed, embeddings=embeddings)
+            table = parquet.ParquetFile(users).read(columns=["user_id", "embedding"])
+            vectors = np.stack(table["embedding"].to_numpy(zero_copy_only=False)).astype(np.float64)
+        except FileNotFoundError:
+            raise UserError(f"{users}: no such file") from None
+        except (ValueError, OSError, KeyError) as error:  # pyarrow's own errors are ValueErrors
+            raise UserError(f"{users} is no Parquet file of users: {str(error).splitlines()[0]}") from None
+        topics = sorted({str(item.get("category") or "") for item in items})
+        people = Population.drawn(len(vectors), len(topics), seed, embeddings=vectors)
         return cls(table["user_id"].to_pylist(), Readers(people, habits, seed), topics, seed=seed)
 
     async def read(
@@ -178,7 +184,7 @@ class Audience:
             answer.raise_for_status()
             with Image.open(io.BytesIO(answer.content)) as opened:
                 self._pictures[cover_id] = attributes(opened)
-        topic = self._topics.get(item.get("category") or "", 0)
+        topic = self._topics.get(str(item.get("category") or ""), 0)
         return Seen(item.get("title") or "", topic, self._scaled(self._pictures[cover_id]))
 
     def _scaled(self, raw: Floats) -> Floats:
@@ -222,3 +228,42 @@ class Audience:
             self.totals.impressions += 1
             self.totals.clicks += int(click)
         self.totals.pages += 1
+
+
+def read_items(catalogue: Path) -> list[dict[str, Any]]:
+    """The items of a JSONL catalogue, as a platform knows its own.
+
+    Raises:
+        UserError: it cannot be read, holds no item, or a row that is none.
+    """
+    try:
+        lines = catalogue.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise UserError(f"{catalogue}: not UTF-8 text") from None
+    items: list[dict[str, Any]] = []
+    for row, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                item = json.loads(line)
+            except (ValueError, RecursionError):
+                item = None
+            if not isinstance(item, dict) or not isinstance(item.get("item_id"), str):
+                raise UserError(f"{catalogue.name} row {row}: no JSON object with an item_id")
+            items.append(item)
+    if not items:
+        raise UserError(f"{catalogue}: no items in it")
+    return items
+
+
+def look_for(api: str) -> None:
+    """
+    Raises:
+        UserError: that is no address.
+        Fault: nobody answers there.
+    """
+    try:
+        httpx.get(f"{api}/healthz", timeout=5).raise_for_status()
+    except (httpx.InvalidURL, httpx.UnsupportedProtocol):
+        raise UserError(f"{api!r} is no address of an api, such as http://127.0.0.1:8080") from None
+    except httpx.HTTPError as error:
+        raise Fault(f"no api answers at {api}: {error}") from None

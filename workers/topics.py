@@ -83,6 +83,8 @@ def load(file: Path = FILE) -> Topics:
 
     try:
         return Topics.model_validate(yaml.safe_load(file.read_text()))
+    except UnicodeDecodeError:
+        raise UserError(f"{file}: not UTF-8 text") from None
     except yaml.YAMLError as error:
         raise UserError(f"{file}: {' '.join(str(error).split())}") from None
     except ValidationError as error:

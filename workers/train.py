@@ -34,7 +34,11 @@ OF_TINY = {
 
 def _stage_of_tiny(name: str, module: str) -> Callable[[typer.Context], None]:
     def command(context: typer.Context) -> None:
-        _imported(module).main(context.args)
+        stage = _imported(module)
+        try:
+            stage.main(context.args)
+        except ValueError as error:  # BadWeights, Unsupported and pyarrow's are
+            raise UserError(str(error)) from None
 
     command.__doc__ = f"Stage of icg-tiny; see `icg train {name} --help`."
     return command
@@ -57,7 +61,7 @@ Rows = Annotated[int, typer.Option("--batch", min=1, help="Rows a step, over all
 Parts = Annotated[int, typer.Option("--accumulate", min=1, help="Micro-batches a step and process.")]
 Rate = Annotated[float, typer.Option(help="AdamW's learning rate.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
-Seed = Annotated[int, typer.Option(help="Of everything that is drawn.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")]
 Size = Annotated[int, typer.Option(help="Pixels a side of the covers.")]
 Watched = Annotated[int, typer.Option(min=1, help="Items of validation to draw and look at on the way.")]
 Sampler = Annotated[int, typer.Option("--sampler-steps", min=1, help="Steps in which covers will be drawn.")]

@@ -69,12 +69,13 @@ def erase(config: Settings, user_id: str) -> tuple[int, int]:
 
     from workers.events import UserErasure
     from workers.exceptions import MessagingFault
-    from workers.messaging import Producer
+    from workers.messaging import Producer, wait_for_broker
 
     try:
         event = UserErasure(user_id=user_id)
     except ValidationError:
         raise UserError("that is no user id: 1 to 128 of A-Z a-z 0-9 . _ ~ -") from None
+    wait_for_broker(config.kafka, 10.0)
     producer = Producer(config.kafka, "users")
     try:
         return producer.send_event(event).result(30)

@@ -17,6 +17,16 @@ MODEL = Path("model")
 ALL = ("base", "mllm", "adapter", "rewards", "space", "preference")
 
 
+def _writable(file: Path | None) -> Path | None:
+    """Said at the start, not after minutes of work."""
+    if file is not None and (file.is_dir() or not file.resolve().parent.is_dir()):
+        raise typer.BadParameter(f"no file can be written at {file}")
+    return file
+
+
+JsonFile = Annotated[Path | None, typer.Option("--json", callback=_writable, help="Write the figures there.")]
+
+
 def add_to(app: typer.Typer) -> None:
     """Mount the commands."""
     app.command(name="eval")(evaluate)
@@ -27,7 +37,7 @@ def evaluate(
     model: Annotated[
         Path, typer.Argument(help="Folder of base, mllm, adapter, rewards, space and preference.")
     ] = MODEL,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures there.")] = None,
+    json_file: JsonFile = None,
     stage: Annotated[
         list[int] | None, typer.Option(min=0, max=6, help="Rungs of the ladder, repeatable; 0 to 2 need no adapter.")
     ] = None,
@@ -51,6 +61,12 @@ def evaluate(
     folder: Annotated[Path | None, typer.Option(help="Where what was judged is kept.")] = None,
 ) -> None:
     """Climb the ladder of a model: what simulated people, who never trained it, think of its covers."""
+    stages = tuple(stage or range(7))
+    upper = sheet is not None or bool({3, 4, 5, 6}.intersection(stages))
+    if split not in {"val", "test"}:
+        raise typer.BadParameter(f"--split {split} is neither val nor test")
+    if upper or {1, 2}.intersection(stages):
+        _there(model, ALL if upper else ("base",))
     from icg.conditioning import load_base
     from icg.evaluation import run
     from icg.evaluation.bench import Bench
@@ -59,12 +75,9 @@ def evaluate(
     from icg.evaluation.world import EvalConfig, World
     from icg.tiny.files import DATA
 
-    stages = tuple(stage) if stage else run.STAGES
     settings = tuple(one for one in GIVEN if not given or one in given)
     if unknown := sorted({*(given or ())} - {*GIVEN}):
         raise typer.BadParameter(f"--given {unknown[0]} is none of {', '.join(GIVEN)}")
-    if split not in {"val", "test"}:
-        raise typer.BadParameter(f"--split {split} is neither val nor test")
     usual = EvalConfig()
     config = dataclasses.replace(
         usual,
@@ -75,10 +88,7 @@ def evaluate(
     )
     rivals = {"liked_sft": liked_sft} if liked_sft else {}
     names = {name for name in contenders.split(",") if name}
-    upper = sheet is not None or bool({3, 4, 5, 6}.intersection(stages))
     try:
-        if {1, 2}.intersection(stages) or upper:
-            _there(model, ALL if upper else ("base",))
         world = World.load(config, split, why, data or DATA, judges or CACHE)
         base = load_base(model / "base") if {1, 2}.intersection(stages) else None
         rungs = run.first_rungs(world, config, base, stages) if {0, 1, 2}.intersection(stages) else []
@@ -104,7 +114,7 @@ def branch(
     model: Annotated[
         Path, typer.Argument(help="Folder of base, mllm, adapter, rewards, space and preference.")
     ] = MODEL,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the curve there.")] = None,
+    json_file: JsonFile = None,
     picture: Annotated[Path | None, typer.Option(help="And as SVG there.")] = None,
     write: Annotated[bool, typer.Option(help="Put the chosen point into the model's adapter/sampler.json.")] = False,
     at: Annotated[list[float] | None, typer.Option(min=0, max=1, help="Points to try; 0.1 to 0.9 by default.")] = None,
@@ -117,6 +127,7 @@ def branch(
     folder: Annotated[Path | None, typer.Option(help="Where what was judged is kept.")] = None,
 ) -> None:
     """Choose on validation how many early steps an item's covers share: the latest point that keeps quality."""
+    _there(model, ALL)
     from icg.evaluation import run
     from icg.evaluation.bench import Bench
     from icg.evaluation.branch import BRANCHES, LEAST_QUALITY, LEAST_RELEVANCE, draw_curve, save_curve, sweep
@@ -128,7 +139,6 @@ def branch(
     usual = EvalConfig()
     config = dataclasses.replace(usual, people=people or usual.people, concepts=concepts or usual.concepts)
     try:
-        _there(model, ALL)
         world = World.load(config, "val", "", data or DATA, judges or CACHE)
         bench = Bench.load(config, world, model, {})
         kept = (folder or CACHE / "runs") / run.fingerprint(model, {}, config, "val", judges or CACHE)
@@ -170,6 +180,6 @@ def _told(found: Interval) -> str:
 def _there(model: Path, parts: tuple[str, ...]) -> None:
     missing = [part for part in parts if not (model / part).is_dir()]
     if missing:
-        raise FileNotFoundError(
-            f"{model} has no {', '.join(missing)}: `icg init tiny {model}` makes a model folder of untrained weights"
+        raise typer.BadParameter(
+            f"{model} has no {', '.join(missing)}: `icg init tiny {model}` makes the model folder of icg-tiny"
         )
