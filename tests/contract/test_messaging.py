@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -279,6 +280,37 @@ def test_two_members_share_the_partitions_and_hear_of_it(broker: Kafka) -> None:
         assert taken[0] == everything
     finally:
         second.close()
+        first.close()
+
+
+def test_what_was_read_of_a_partition_is_gone_with_it(broker: Kafka, producer: Producer) -> None:
+    """A record that came just before its partition went is its next owner's, with those before it."""
+    quick = broker.model_copy(update={"heartbeat_seconds": 0.5})
+    group, stop = f"gone-{uuid.uuid4().hex}", threading.Event()
+    first = at_end(quick, group)
+    everything = first.assignment()
+    place = producer.send(TOPIC, b"just before", "k").result(60)
+
+    def join() -> None:
+        second = Consumer(quick, group, [TOPIC])
+        while not stop.is_set():
+            second.poll(1, 0.1)
+        second.close()
+
+    joining = threading.Thread(target=join)
+    try:
+        until(lambda: first.lag()[TOPIC, place[0]] == 1)
+        joining.start()
+        found: list[Message] = []
+        end = time.monotonic() + 90
+        while first.assignment() == everything:
+            assert time.monotonic() < end
+            found = first.poll(100, 1.0, linger=6.0)  # the rebalance comes while it waits for a second record
+        assert found == []
+    finally:
+        stop.set()
+        if joining.ident:
+            joining.join()
         first.close()
 
 

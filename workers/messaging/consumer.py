@@ -55,6 +55,7 @@ class Consumer(Client):
         self._assigned: set[tuple[str, int]] = set()
         self._unresolved: list[TopicPartition] = []
         self._lost: OffsetLost | None = None
+        self._revocations = 0
         self._quiet: dict[str, float] = {}
         self._client = confluent_kafka.Consumer(
             {
@@ -80,6 +81,7 @@ class Consumer(Client):
         self._client.assign([])
 
     def _taken(self, _: Any, partitions: list[TopicPartition]) -> None:
+        self._revocations += 1
         gone = {(p.topic, p.partition) for p in partitions} & self._assigned
         if gone and self._on_revoke is not None:
             self._on_revoke(gone)
@@ -121,6 +123,8 @@ class Consumer(Client):
     def poll_raw(self, most: int, timeout: float, linger: float = 0.0) -> list[confluent_kafka.Message]:
         """Up to `most` records as librdkafka gives them, in order within each partition; [] after `timeout` seconds.
 
+        All are of partitions that are still ours: what was read of others is dropped, and read by their next owner.
+
         Args:
             linger: once there is one, wait so many seconds more for `most` of them; by default take what is there.
 
@@ -130,7 +134,12 @@ class Consumer(Client):
         """
         if self._lost is not None:
             raise self._lost
+        before = self._revocations
         records = some(self._client, most, timeout, linger)
+        if self._revocations != before:
+            # It reads the first record by itself; a rebalance that comes while it waits for others takes that one back.
+            # Whoever had it would count as read what lies before it, and was dropped with the partition.
+            records = []
         if self._unresolved:
             self._resolve(timeout)
         for at, record in enumerate(records):
