@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
@@ -26,11 +27,21 @@ class Lane(Generic[T]):
         self._slots = asyncio.Semaphore(most)
         self._acks: Acks[T] = Acks()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._drops: Counter[Partition] = Counter()
 
     async def take(self, message: Message, value: T) -> None:
-        """Begin with a message once there is room; in the order of these calls within an item."""
+        """Begin with a message once there is room; in the order of these calls within an item.
+
+        Not if its partition is dropped meanwhile. It will be delivered again, to us perhaps, and then it must not be
+        acked before those that come before it.
+        """
+        partition = (message.topic, message.partition)
+        drops = self._drops[partition]
         await self._slots.acquire()
-        ticket = self._acks.deliver((message.topic, message.partition), message.offset, value)
+        if self._drops[partition] != drops:
+            self._slots.release()
+            return
+        ticket = self._acks.deliver(partition, message.offset, value)
         task = asyncio.get_running_loop().create_task(self._one(ticket, message))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -55,6 +66,7 @@ class Lane(Generic[T]):
     def drop(self, partitions: Iterable[Partition]) -> None:
         """These are somebody else's now: what finishes from here on is not acked."""
         gone = list(partitions)
+        self._drops.update(gone)
         self._acks.drop(gone)
         self._worker.forget(gone)
 
