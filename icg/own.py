@@ -24,6 +24,7 @@ def init_adapter(
     directory: str | Path,
     *,
     tokens: int = 64,
+    context: int = 0,
     width: int = 768,
     layers: int = 6,
     heads: int = 12,
@@ -37,6 +38,7 @@ def init_adapter(
 
     Args:
         tokens: meta tokens, which become as many conditioning tokens.
+        context: of the prompt's own last states, which become as many more.
         size: pixels a side, for bases that are told it; the base's own by default.
 
     Raises:
@@ -66,6 +68,7 @@ def init_adapter(
         output=base.width,
         pooled=base.pooled,
         tokens=tokens,
+        context=context,
         width=width,
         layers=layers,
         heads=heads,

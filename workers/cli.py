@@ -65,6 +65,7 @@ def init(
     ] = None,
     untrained: Annotated[bool, typer.Option("--untrained", help="For `tiny`: random weights, to begin with.")] = False,
     tokens: Annotated[int, typer.Option(min=1, help="Meta tokens of `adapter`.")] = 64,
+    context: Annotated[int, typer.Option(min=0, help="For `adapter`: states of the prompt itself beside them.")] = 0,
 ) -> None:
     """Write a model directory, or the fresh adapter of one (docs/checkpoints.md)."""
     if kind == "adapter":
@@ -72,10 +73,10 @@ def init(
         from workers.exceptions import UserError
 
         try:
-            config = init_adapter(directory, tokens=tokens, seed=seed)
+            config = init_adapter(directory, tokens=tokens, context=context, seed=seed)
         except ValueError as error:  # BadWeights and Unsupported are
             raise UserError(str(error)) from None
-        typer.echo(f"{directory}: adapter of {config.tokens} tokens from width {config.features} to {config.output}")
+        typer.echo(f"{directory}: adapter of {config.length} tokens from width {config.features} to {config.output}")
         return
     if kind != "tiny":
         raise typer.BadParameter(f"{kind!r} is unknown; there are `tiny` and `adapter`")

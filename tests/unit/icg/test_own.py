@@ -19,7 +19,7 @@ def test_a_fresh_adapter_fits_base_and_mllm(family, bases, mllm, tiny, tmp_path)
     base.pipeline.save_pretrained(tmp_path / "base")
     mllm.save_pretrained(tmp_path / "mllm")
     shutil.copytree(tiny / "space", tmp_path / "space")
-    config = init_adapter(tmp_path, tokens=5, width=32, layers=1, heads=2)
+    config = init_adapter(tmp_path, tokens=5, context=3, width=32, layers=1, heads=2)
     assert (config.features, config.output, config.pooled) == (mllm.width, base.width, base.pooled)
     assert config.scale > 0
     assert Head.load(tmp_path / "preference").space == config.space
