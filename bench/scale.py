@@ -82,7 +82,7 @@ def rate(world: World, zygote: Zygote, workers: int, items: int, sleep: float) -
         begun, idle = time.monotonic(), _idle()
         sent = [world.send_soon(publish(f"scale-{workers}-{n}")) for n in range(items * workers)]
         world.wait([source.result(60) for source in sent], 1800)
-        seconds, cores = time.monotonic() - begun, os.cpu_count() or 1
+        seconds, cores = time.monotonic() - begun, len(os.sched_getaffinity(0))
         return items * workers * COVERS / seconds, 1 - (_idle() - idle) / seconds / cores
     finally:
         for service in services:
@@ -92,8 +92,10 @@ def rate(world: World, zygote: Zygote, workers: int, items: int, sleep: float) -
 
 
 def _idle() -> float:
-    """Seconds for which the cores had nothing to do, all together (Linux)."""
-    return float(Path("/proc/stat").read_text().split()[4]) / os.sysconf("SC_CLK_TCK")
+    """Seconds for which the cores that we may use had nothing to do, all together (Linux)."""
+    ours = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+    lines = (line.split() for line in Path("/proc/stat").read_text().splitlines())
+    return sum(float(line[4]) for line in lines if line[0] in ours) / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> int:
@@ -117,7 +119,11 @@ def main() -> int:
     figures = []
     for count, (covers, busy) in found.items():
         figures.append(Figure(f"covers_per_second_{count}", round(covers, 1), note=f"{count} workers"))
-        figures.append(Figure(f"cpu_busy_{count}", round(busy, 3), note="share of all cores, others' load included"))
+        figures.append(
+            Figure(
+                f"cpu_busy_{count}", round(busy, 3), note="share of the cores that we may use, others' load included"
+            )
+        )
         if count > 1:
             least = 1.8 if count == 2 else None
             figures.append(Figure(f"ratio_{count}", round(covers / first, 2), least=least, note="over one worker"))

@@ -21,7 +21,7 @@ from tests.servers import Real, empty
 from tests.zygote import Zygote
 from workers.settings import Feast
 
-pytestmark = [pytest.mark.real("kafka", "s3", "redis", only=True), pytest.mark.slow]
+pytestmark = [pytest.mark.real("kafka", "s3", "redis", only=True), pytest.mark.slow, pytest.mark.timeout(900)]
 
 Make = Callable[..., Run]
 
@@ -59,7 +59,7 @@ def compare(_applied: Feast, zygote: Zygote, tmp_path: Path) -> Callable[[Run], 
 @pytest.mark.parametrize(
     ("services", "hows"),
     [
-        pytest.param(COVERS, ("kill", "pause", "cut", "hang"), id="covers", marks=pytest.mark.timeout(600)),
+        pytest.param(COVERS, ("kill", "pause", "cut", "hang"), id="covers"),
         pytest.param(ALL, (), id="all", marks=[pytest.mark.night, pytest.mark.timeout(3600)]),
     ],
 )

@@ -86,6 +86,7 @@ def covers_of(world: World) -> dict[str, dict[str, tuple[str, str, str]]]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_killed_at_random_moments_it_ends_like_an_undisturbed_run(make_world: Make, zygote: Zygote) -> None:
     disturbed, undisturbed = make_world(), make_world()
     # Its own seed each time, printed by pytest when the test fails.
@@ -143,6 +144,7 @@ def _kill_no_suspect(world: World, child: Child) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_workers_that_come_and_go_share_the_work_and_draw_nothing_twice(make_world: Make, zygote: Zygote) -> None:
     world = make_world()
     sources = send(world)
@@ -164,6 +166,7 @@ def test_workers_that_come_and_go_share_the_work_and_draw_nothing_twice(make_wor
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_an_event_that_kills_the_worker_is_found_and_its_neighbours_get_covers(
     make_world: Make, zygote: Zygote
 ) -> None:
