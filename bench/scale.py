@@ -119,11 +119,7 @@ def main() -> int:
     figures = []
     for count, (covers, busy) in found.items():
         figures.append(Figure(f"covers_per_second_{count}", round(covers, 1), note=f"{count} workers"))
-        figures.append(
-            Figure(
-                f"cpu_busy_{count}", round(busy, 3), note="share of the cores that we may use, others' load included"
-            )
-        )
+        figures.append(Figure(f"cpu_busy_{count}", round(busy, 3), note="of the cores that we may use, by others, too"))
         if count > 1:
             least = 1.8 if count == 2 else None
             figures.append(Figure(f"ratio_{count}", round(covers / first, 2), least=least, note="over one worker"))
