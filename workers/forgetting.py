@@ -29,6 +29,9 @@ from workers.storage import ObjectStore, retrying
 
 log = logging.getLogger(__name__)
 
+DELIVERY_SECONDS = 10.0
+"""After which the broker counts as away; the letter is waited for all the same."""
+
 Forget = Callable[[str], Mapping[str, int]]
 """Removes a user_id from the stores of one service; what it removed, counted. May be called again at any time."""
 
@@ -180,7 +183,15 @@ class Forgetting:
     def _refuse(self, message: Message, reason: str) -> None:
         producer = Producer(self._settings.kafka, self._service)
         try:
-            producer.dead_letter(message, reason).result(60)
+            delivery = producer.dead_letter(message, reason)
+
+            def delivered() -> None:
+                try:
+                    delivery.result(DELIVERY_SECONDS)
+                except TimeoutError:
+                    raise MessagingFault(f"not acknowledged for {DELIVERY_SECONDS:g} s") from None
+
+            retrying(delivered, what="send a dead letter", stop=self._stop, on_retry=self._on_fault)
         finally:
             producer.close()
 

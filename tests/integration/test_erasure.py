@@ -16,13 +16,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from workers import embeddings, users
+from workers import embeddings, forgetting, users
 from workers.audit import service as audit
-from workers.erased import user_key
+from workers.embedded import Embedded
+from workers.erased import Erased, user_key
 from workers.events import BehaviorKind, UserBehavior, UserErasure
+from workers.exceptions import Fault
 from workers.features import Features
 from workers.forgetting import Receipt
-from workers.messaging import Follower, Producer
+from workers.messaging import Follower, Message, Producer
 from workers.people import service as people
 from workers.records import sha256
 from workers.settings import S3, Audit, Erasure, Feast, Kafka, Settings
@@ -199,3 +201,24 @@ def test_what_is_no_erasure_is_a_dead_letter_and_holds_up_nobody(settings, store
     assert all(b"user_id" in reason for reason in reasons)
     letters.close()
     producer.close()
+
+
+def test_a_broker_that_is_away_while_an_erasure_is_refused_is_waited_for(
+    feast_repo: Feast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forgetting, "DELIVERY_SECONDS", 0.5)
+    with Embedded(tmp_path / "servers", parts=("kafka", "s3")) as servers:
+        settings = Settings(kafka=servers.kafka, s3=servers.s3, feast=feast_repo)
+        away: list[Fault] = []
+        erased = Erased(settings, ObjectStore(settings.s3))
+        refusing = forgetting.Forgetting(settings, "audit", lambda _: {}, erased, threading.Event(), away.append)
+        servers.pause_kafka()
+        thread = threading.Thread(target=refusing._refuse, args=(Message(UserErasure.topic, 0, 7, b"k", b"?"), "why"))
+        thread.start()
+        until("it waits", lambda: bool(away))
+        servers.resume_kafka()
+        thread.join(90)
+        assert not thread.is_alive()
+        letters = Follower(settings.kafka, "dead-letters")
+        assert [message.headers["dlq_offset"] for message in letters.poll(10, 60)] == [b"7"]
+        letters.close()
