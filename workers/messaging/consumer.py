@@ -55,6 +55,7 @@ class Consumer(Client):
         self._assigned: set[tuple[str, int]] = set()
         self._unresolved: list[TopicPartition] = []
         self._lost: OffsetLost | None = None
+        self._refused: MessagingFault | None = None
         self._revocations = 0
         self._quiet: dict[str, float] = {}
         self._client = confluent_kafka.Consumer(
@@ -134,6 +135,9 @@ class Consumer(Client):
         """
         if self._lost is not None:
             raise self._lost
+        if self._refused is not None:
+            refused, self._refused = self._refused, None
+            raise refused
         before = self._revocations
         records = some(self._client, most, timeout, linger)
         if self._revocations != before:
@@ -161,11 +165,16 @@ class Consumer(Client):
                     f"{self.group}: {error.str()}"
                 )
             elif error.fatal() or error.code() in REFUSALS:
-                raise MessagingFault(f"{self.group}: {error.str()}")
+                self._refused = MessagingFault(f"{self.group}: {error.str()}")
             else:
                 self._complain(error)
-        if self._lost is not None and not good:
+        if good:  # first: nobody would read them again
+            return good
+        if self._lost is not None:
             raise self._lost
+        if self._refused is not None:
+            refused, self._refused = self._refused, None
+            raise refused
         return good
 
     def _go_on(self, topic: str, partition: int, offset: int | None) -> bool:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import confluent_kafka
+import pytest
+from confluent_kafka import KafkaError
 from pydantic import SecretStr
 
-from workers.messaging import Message, client_config
+from workers.exceptions import MessagingFault
+from workers.messaging import Consumer, Message, client_config
 from workers.settings import Kafka
 
 
@@ -37,3 +41,20 @@ def test_the_source_of_a_message_names_its_producers_id_if_there_is_one() -> Non
     assert (source.topic, source.partition, source.offset, source.event_id) == ("t", 1, 2, "id")
     assert Message("t", 1, 2, None, None).source().event_id is None
     assert Message("t", 1, 2, None, None, {"ce_id": b"\xff"}).source().event_id == "\ufffd"
+
+
+def test_what_came_with_a_refusal_is_given_before_the_refusal() -> None:
+    """The client has moved past it: nobody would read it again."""
+    consumer = Consumer(Kafka(bootstrap_servers="127.0.0.1:9"), "group", ["t"])
+    refusal = confluent_kafka.Message(error=KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED))
+    records = [confluent_kafka.Message(topic="t", partition=0, offset=offset, value=b"v") for offset in (3, 4)]
+    try:
+        found = consumer._without_errors([records[0], refusal, records[1]], 1)
+        assert [record.offset() for record in found] == [3, 4]
+        with pytest.raises(MessagingFault, match="group"):
+            consumer.poll_raw(10, 0.0)
+        assert consumer.poll_raw(10, 0.0) == []
+        with pytest.raises(MessagingFault):
+            consumer._without_errors([refusal], 0)
+    finally:
+        consumer.close()
