@@ -23,6 +23,7 @@ from tests.faults.watching import Answers, Manifests
 from tests.zygote import Zygote
 from workers.embedded import Embedded
 from workers.events import Event, ItemPublish, Outcome, UserBehavior
+from workers.exceptions import Fault
 from workers.preferences.checkpoint import Checkpoints
 from workers.records import Manifest, Sidecar, sha256
 from workers.settings import Feast
@@ -358,6 +359,9 @@ class Run:
         for watcher in (self.watcher, self.reader):
             if watcher is not None:
                 watcher.close()
+        with contextlib.suppress(Fault):  # the disk is small, a model is a third of it
+            for key in list(self.world.store.list("")):
+                self.world.store.delete(key)
         self.world.close()
 
 
