@@ -191,7 +191,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2, help="torch threads of either arm")
-    parser.add_argument("--model", type=Path, help="a model directory; default: `icg init tiny` into a temporary one")
+    parser.add_argument("--model", type=Path, help="a model directory; default: icg-tiny as shipped")
     parser.add_argument("--serve", choices=[STREAM, CEILING], help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
@@ -202,9 +202,10 @@ def main() -> int:
         model = options.model
         if model is None:
             from icg.init import init_tiny
+            from icg.tiny.files import SHIPPED
 
             model = folder / "model"
-            init_tiny(model)
+            init_tiny(model, weights=SHIPPED)
         with Embedded(folder / "servers") as servers:
             world = World(folder / "world", servers.kafka, servers.s3, servers.feast, model, covers)
             world.folder.mkdir(exist_ok=True)

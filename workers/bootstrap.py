@@ -53,10 +53,14 @@ def apply_command() -> None:
 
 def bootstrap(
     model: Annotated[
-        Path | None, typer.Option(help="Folder with the parts of a first release; default: icg-tiny is built.")
+        Path | None,
+        typer.Option(
+            help="Folder with the parts of a first release; default: icg-tiny is built.", exists=True, file_okay=False
+        ),
     ] = None,
     users: Annotated[
-        Path | None, typer.Option(help="Parquet of user embeddings to import; default: the example's.")
+        Path | None,
+        typer.Option(help="Parquet of user embeddings to import; default: the example's.", exists=True, dir_okay=False),
     ] = None,
 ) -> None:
     """Make the first release: model, users, segments. Where there is one already, only what it lacks."""

@@ -135,7 +135,6 @@ def list_command(
 ) -> None:
     """Dead letters, oldest first: where each lies, why, and where it came from."""
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
     from workers.settings import settings
@@ -161,8 +160,8 @@ def list_command(
     elif sys.stdout.isatty():
         table = Table(*names)
         for row in rows:
-            table.add_row(*map(escape, row))
-        Console().print(table)
+            table.add_row(*row)
+        Console(markup=False, emoji=False).print(table)
     else:  # a line a letter, for grep and cut; a table would be folded to 80 columns
         for row in [names, *rows]:
             typer.echo("\t".join(" ".join(cell.split()) for cell in row))

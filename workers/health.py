@@ -18,6 +18,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Gauge, generate_latest
 
+from workers.exceptions import UserError
+
 log = logging.getLogger(__name__)
 
 CONDITIONS = Gauge("icg_ready", "1 where a condition of readiness holds, 0 where it does not.", ["condition"])
@@ -43,7 +45,7 @@ class Health:
             service: told by /healthz.
 
         Raises:
-            OSError: the port is in use.
+            UserError: the port cannot be had.
         """
         self.service = service
         self._lock = threading.Lock()
@@ -53,7 +55,10 @@ class Health:
         self._registry = registry
         self._server: ThreadingHTTPServer | None = None
         if port:
-            self._server = _server(host, port, self)
+            try:
+                self._server = _server(host, port, self)
+            except OSError as error:
+                raise UserError(f"port {port}, ICG_HEALTH_PORT: {error.strerror or error}") from None
             threading.Thread(target=self._server.serve_forever, name="health", daemon=True).start()
 
     def set(self, condition: str, ok: bool, why: str = "") -> None:

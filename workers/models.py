@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, cast, get_args
 
@@ -29,23 +30,22 @@ def _releases(announce: bool = False) -> Releases:
 
 @app.command("list")
 def list_releases(last: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 10) -> None:
-    """Releases, newest first; a star marks a revision that the release before it did not have."""
-    from rich.console import Console
-    from rich.table import Table
-
+    """Releases, newest first: what each changed, and why. Of the newest all revisions."""
     releases = _releases()
     current = releases.current()
     if current is None:
         raise UserError("nothing is released yet")
     rows = _before(releases, current.number, last + 1)
-    table = Table("release", "time", "why", "parts")
     for release, before in zip(rows[:last], [*rows[1:], None], strict=False):
-        parts = "  ".join(
-            f"{part}={revision[:8]}{'' if before and before.parts.get(part) == revision else '*'}"
-            for part, revision in sorted(release.parts.items())
-        )
-        table.add_row(str(release.number), f"{release.time:%Y-%m-%d %H:%M:%S}", release.reason, parts)
-    Console().print(table)
+        old = before.parts if before else {}
+        new = {part: revision for part, revision in release.parts.items() if old.get(part) != revision}
+        typer.echo(f"{release.number:5}  {release.time:%Y-%m-%d %H:%M:%S}  {_told(new) or 'nothing new'}")
+        typer.echo(f"       {' '.join(release.reason.split())}")
+    typer.echo(f"release {current.number}, in force: {_told(current.parts)}")
+
+
+def _told(parts: Mapping[Part, str]) -> str:
+    return " ".join(f"{part}={revision[:8]}" for part, revision in sorted(parts.items()))
 
 
 def _before(releases: Releases, number: int, most: int) -> list[Release]:

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, FilePath, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Policy = Literal["segment", "softmax", "thompson"]
@@ -33,7 +33,7 @@ class Kafka(Section):
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
     sasl_username: str | None = None
     sasl_password: SecretStr | None = None
-    ssl_ca_location: Path | None = None
+    ssl_ca_location: FilePath | None = None
     # Short enough that the demo's restart of a worker is seen at once; production may raise both.
     session_timeout_seconds: float = Field(6.0, gt=0)
     heartbeat_seconds: float = Field(2.0, gt=0)
@@ -46,8 +46,14 @@ class S3(Section):
     region: str = "us-east-1"
     access_key: SecretStr | None = None
     secret_key: SecretStr | None = None
-    ca_bundle: Path | None = None
+    ca_bundle: FilePath | None = None
     presign_seconds: int = Field(900, ge=1, le=7 * 24 * 3600)
+
+    @model_validator(mode="after")
+    def _whole(self) -> S3:
+        if bool(self.access_key) != bool(self.secret_key):
+            raise ValueError("access_key and secret_key are given both, or neither")
+        return self
 
 
 class Feast(Section):

@@ -174,6 +174,8 @@ By = Annotated[str, typer.Option("--by", help="Who; the system's user if not giv
 @app.command("block")
 def block_command(cover_id: CoverId, reason: Reason, by: By = "") -> None:
     """Never show this cover again: readers get the next one on the chain."""
+    if not reason.strip():
+        raise UserError("--reason: say why, it is kept in the record")
     _apply_here(block(_cover(cover_id), reason, by or _who(), datetime.now(UTC)))
     typer.echo(f"blocked {cover_id}, within 10 seconds everywhere")
 

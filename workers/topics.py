@@ -116,9 +116,9 @@ class Cluster:
     def __init__(self, settings: Kafka) -> None:
         from confluent_kafka.admin import AdminClient
 
-        from workers.messaging import client_config
+        from workers.messaging import client_config, connect
 
-        self._client = AdminClient(client_config(settings), logger=log)
+        self._client = connect(AdminClient, client_config(settings))
 
     def brokers(self) -> int:
         return len(self._metadata().brokers)

@@ -81,7 +81,7 @@ def _brief(value: Any) -> str:
         return f"{value:.4g}"
     if isinstance(value, datetime):
         return value.strftime("%Y-%m-%d %H:%M:%S")
-    return _cell(value).replace("[", r"\[")
+    return _cell(value)
 
 
 def _csv(rows: list[list[str]]) -> str:
@@ -91,10 +91,10 @@ def _csv(rows: list[list[str]]) -> str:
 
 
 def _rendered(table: Table) -> str:
-    # Not to a terminal (a pipe, a test): as wide as it needs to be, so that no id is cut.
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=500, no_color=True)
+    # What came with the data is text: `[red]` and `:x:` are no markup of ours.
+    console = Console(markup=False, emoji=False)
+    if not console.is_terminal:  # a pipe, a test: as wide as it needs to be, so that no id is cut
+        console = Console(width=500, no_color=True, markup=False, emoji=False)
     with console.capture() as capture:
         console.print(table)
     return capture.get().rstrip("\n")

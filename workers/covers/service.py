@@ -89,6 +89,7 @@ async def _main(settings: Settings, stop: threading.Event, make: MakeGenerator, 
 class _Service:
     def __init__(self, settings: Settings, stop: threading.Event, make: MakeGenerator, health: Health) -> None:
         covers = settings.covers
+        settings.cache.mkdir(parents=True, exist_ok=True)
         self.settings = settings
         self.stop = stop
         self.health = health

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar
 
 import confluent_kafka
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
-from workers.exceptions import MessagingFault
+from workers.exceptions import MessagingFault, UserError
 from workers.settings import Kafka
 
 log = logging.getLogger(__name__)
 
 Start = Literal["earliest", "latest"]
+T = TypeVar("T")
 
 REFUSALS = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED,
@@ -51,6 +53,18 @@ def client_config(settings: Kafka) -> dict[str, Any]:
     return config
 
 
+def connect(kind: Callable[..., T], config: dict[str, Any]) -> T:
+    """A librdkafka client of this kind.
+
+    Raises:
+        UserError: librdkafka refuses the configuration.
+    """
+    try:
+        return kind(config, logger=log)
+    except KafkaException as error:
+        raise UserError(f"Kafka's settings are refused: {error.args[0].str()}") from None
+
+
 class Client:
     """The part that all clients share: is the broker there?"""
 
@@ -78,7 +92,7 @@ def wait_for_broker(settings: Kafka, timeout: float) -> None:
     Raises:
         MessagingFault: it does not within `timeout` seconds.
     """
-    client = AdminClient(client_config(settings), logger=log)
+    client = connect(AdminClient, client_config(settings))
     until = time.monotonic() + timeout
     while True:
         try:

@@ -11,7 +11,7 @@ import confluent_kafka
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from workers.exceptions import MessagingFault, OffsetLost
-from workers.messaging.client import REFUSALS, Client, Start, client_config, some
+from workers.messaging.client import REFUSALS, Client, Start, client_config, connect, some
 from workers.messaging.message import Message
 from workers.settings import Kafka
 
@@ -58,7 +58,8 @@ class Consumer(Client):
         self._refused: MessagingFault | None = None
         self._revocations = 0
         self._quiet: dict[str, float] = {}
-        self._client = confluent_kafka.Consumer(
+        self._client = connect(
+            confluent_kafka.Consumer,
             {
                 **client_config(settings),
                 "client.id": group,
@@ -72,7 +73,6 @@ class Consumer(Client):
                 "fetch.wait.max.ms": 100,
                 "fetch.error.backoff.ms": 100,
             },
-            logger=log,
         )
         self._client.subscribe(list(topics), on_assign=self._given, on_revoke=self._taken, on_lost=self._taken)
 

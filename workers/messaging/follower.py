@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 import uuid
 
@@ -10,11 +9,9 @@ import confluent_kafka
 from confluent_kafka import KafkaException, TopicPartition
 
 from workers.exceptions import MessagingFault
-from workers.messaging.client import REFUSALS, Client, Start, client_config, some
+from workers.messaging.client import REFUSALS, Client, Start, client_config, connect, some
 from workers.messaging.message import Message
 from workers.settings import Kafka
-
-log = logging.getLogger(__name__)
 
 
 class Follower(Client):
@@ -33,7 +30,8 @@ class Follower(Client):
             MessagingFault: the broker does not answer, or the topic is not there within `timeout` seconds.
         """
         self.topic = topic
-        self._client = confluent_kafka.Consumer(
+        self._client = connect(
+            confluent_kafka.Consumer,
             {
                 **client_config(settings),
                 "group.id": f"icg-follower-{uuid.uuid4()}",  # librdkafka wants one; without subscribe it joins nothing
@@ -42,7 +40,6 @@ class Follower(Client):
                 "fetch.wait.max.ms": 100,
                 "fetch.error.backoff.ms": 100,
             },
-            logger=log,
         )
         try:
             partitions = [TopicPartition(topic, number) for number in self._partitions(timeout)]

@@ -25,7 +25,7 @@ from workers.events import (
     headers_for,
 )
 from workers.exceptions import MessageTooLarge, MessagingFault
-from workers.messaging.client import Client, client_config
+from workers.messaging.client import Client, client_config, connect
 from workers.messaging.message import Message
 from workers.settings import Kafka
 
@@ -55,7 +55,8 @@ class Producer(Client):
         self._thread.start()
 
     def _connect(self) -> confluent_kafka.Producer:
-        return confluent_kafka.Producer(
+        return connect(
+            confluent_kafka.Producer,
             {
                 **client_config(self._settings),
                 "client.id": self.name,
@@ -66,7 +67,6 @@ class Producer(Client):
                 "message.max.bytes": MOST_BYTES,
                 "compression.type": "gzip",  # aiokafka, under Faust, reads lz4 and zstd only with a package more
             },
-            logger=log,
         )
 
     def _serve(self) -> None:

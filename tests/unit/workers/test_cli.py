@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from workers import cli
-from workers.settings import settings
+from workers.releases import Releases
+from workers.settings import S3, environment, settings
+from workers.storage import ObjectStore
 
 ROOT = Path(__file__).resolve().parents[3]
 USERS = str(ROOT / "examples" / "users.parquet")
@@ -104,6 +106,9 @@ WRONG = [
     ("refresh é", "an id is"),
     ("retract a --version 99999999999999999999", "item_version"),
     ("covers block 0 --reason x", "'0' is no cover id"),
+    (f"covers block {'0' * 64} --reason=", "say why"),
+    ("bootstrap --model nosuch", "'nosuch' does not exist"),
+    ("bootstrap --users empty", "'empty' is a directory"),
     ("dlq list --offset ²:²", "is no place of a dead letter"),
     ("dlq replay", "say which"),
     ("models card nosuch a", "'nosuch' is no part"),
@@ -143,6 +148,9 @@ def test_wrong_use_is_answered_in_a_line(
     [
         ("ICG_S3_ENDPOINT", "nonsense", "s3.endpoint"),
         ("ICG_S3_BUCKET", "", "s3.bucket"),
+        ("ICG_S3_SECRET_KEY", "", "access_key and secret_key are given both, or neither"),
+        ("ICG_S3_CA_BUNDLE", "nosuch.pem", "s3.ca_bundle"),
+        ("ICG_KAFKA_SSL_CA_LOCATION", "nosuch.pem", "kafka.ssl_ca_location"),
         ("ICG_KAFKA_BOOTSTRAP_SERVERS", "", "kafka.bootstrap_servers"),
         ("ICG_KAFKA_NOSUCH", "x", "kafka.nosuch"),
         ("ICG_REFERENCES_MAX_BYTES", "-5", "references.max_bytes"),
@@ -189,6 +197,32 @@ def test_who_was_told_of_no_server_is_told_how(
         monkeypatch.delenv(name)
     assert run(["simulate", "good.jsonl", USERS, "--api", "http://127.0.0.1:9"], monkeypatch) == 1
     assert capfd.readouterr().err.splitlines()[-1].endswith("source demo/env")
+
+
+def test_releases_are_listed_by_what_changed(
+    s3: S3, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in environment(s3=s3).items():
+        monkeypatch.setenv(name, value)
+    settings.cache_clear()
+    assert run(["models", "list"], monkeypatch) == 2
+    assert capfd.readouterr().err == "icg: nothing is released yet\n"
+    releases = Releases(store, tmp_path)
+    parts = {part: releases.put_part(part, {"a": part.encode()}) for part in ("base", "space")}
+    releases.publish(parts, "first", "base")
+    releases.publish({"space": releases.put_part("space", {"a": b"new"})}, "learned\nfrom clicks", "space")
+    assert run(["models", "list"], monkeypatch) == 0
+    newest, why, oldest, first, force = capfd.readouterr().out.splitlines()
+    assert newest.split()[0] == "2"
+    assert "space=" in newest
+    assert "base=" not in newest
+    assert why.split() == ["learned", "from", "clicks"]
+    assert oldest.split()[0] == "1"
+    assert first.strip() == "first"
+    assert force.startswith(f"release 2, in force: base={parts['base'][:8]} space=")
+    assert run(["models", "card", "base", "ffff"], monkeypatch) == 2
+    assert run(["models", "rollback", "9"], monkeypatch) == 2
+    assert [line.split()[0] for line in capfd.readouterr().err.splitlines()] == ["icg:", "icg:"]
 
 
 def test_help_of_a_group_goes_to_standard_output(

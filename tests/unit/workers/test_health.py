@@ -15,6 +15,7 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
+from workers.exceptions import UserError
 from workers.health import STUCK, Health
 
 
@@ -35,6 +36,11 @@ def get(health: Health, path: str) -> tuple[int, str]:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
+
+
+def test_a_port_in_use_is_named(health: Health) -> None:
+    with pytest.raises(UserError, match=f"port {health.port}, ICG_HEALTH_PORT: Address already in use"):
+        Health(health.port)
 
 
 def test_ready_while_every_condition_holds(health: Health) -> None:

@@ -9,7 +9,7 @@ import pytest
 from confluent_kafka import KafkaError
 from pydantic import SecretStr
 
-from workers.exceptions import MessagingFault
+from workers.exceptions import MessagingFault, UserError
 from workers.messaging import Consumer, Message, client_config
 from workers.settings import Kafka
 
@@ -21,19 +21,26 @@ def test_plain_text_needs_no_secret() -> None:
     assert not [name for name in config if name.startswith(("sasl", "ssl"))]
 
 
-def test_sasl_over_tls() -> None:
+def test_what_librdkafka_refuses_is_a_line_for_a_person() -> None:
+    with pytest.raises(UserError, match=r"Kafka's settings are refused: .*session\.timeout\.ms"):
+        Consumer(Kafka(session_timeout_seconds=1e5), "group", ["topic"])
+
+
+def test_sasl_over_tls(tmp_path: Path) -> None:
+    authority = tmp_path / "ca.pem"
+    authority.touch()
     config = client_config(
         Kafka(
             security_protocol="SASL_SSL",
             sasl_mechanism="SCRAM-SHA-256",
             sasl_username="icg",
             sasl_password=SecretStr("secret"),
-            ssl_ca_location=Path("/ca.pem"),
+            ssl_ca_location=authority,
         )
     )
     assert config["sasl.mechanism"] == "SCRAM-SHA-256"
     assert (config["sasl.username"], config["sasl.password"]) == ("icg", "secret")
-    assert config["ssl.ca.location"] == "/ca.pem"
+    assert config["ssl.ca.location"] == str(authority)
 
 
 def test_the_source_of_a_message_names_its_producers_id_if_there_is_one() -> None:
