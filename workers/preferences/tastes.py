@@ -24,7 +24,7 @@ from workers.preferences.history import History
 from workers.preferences.pairs import Floats, lean, margins
 from workers.preferences.window import Ints, Names
 
-RATE = 0.05
+RATE = 0.1
 REFRESH = 24 * 3600 * 1_000_000
 """µs of event time after which a person's imported embedding is asked for again."""
 HOUR = 3600 * 1_000_000

@@ -132,7 +132,7 @@ class Trainer:
         up = (towards * rows.users).T @ rows.chosen - (away * rows.others).T @ rows.rejected
         head.weight += np.float32(rate / energy) * up + np.float32(DECAY) * (self.start.weight - head.weight)
         bias = (towards * rows.chosen - away * rows.rejected).sum(0)
-        head.bias += np.float32(rate / max(spread, energy)) * bias
+        head.bias += np.float32(rate / spread) * bias  # its own energy: with long vectors W's would hold b still
         head.bias += np.float32(DECAY) * (self.start.bias - head.bias)
         self._step_interest(rows, pull * np.minimum(rows.weights, loudest), rate)
         self.steps += 1

@@ -238,7 +238,7 @@ def trained(world: TasteWorld, pages: int, start: Head | None = None) -> tuple[T
 def test_a_planted_taste_is_found() -> None:
     trainer, made, _ = trained(TasteWorld(), 60_000)
     late = made[len(made) // 2 :]
-    assert abs(auc(trainer.start, late) - 0.5) < 0.08
+    assert auc(trainer.start, late) < 0.55
     assert auc(trainer.average, late) > 0.58
 
 

@@ -69,6 +69,6 @@ def test_what_the_api_reads_it_reads_and_a_changed_token_says_nothing_else() -> 
 
 def test_an_answer_from_where_few_look_weighs_more_within_bounds() -> None:
     world = TasteWorld()
-    more = ({}, {"position_propensity": 1}, {"position_propensity": 0.25}, {"position_propensity": 0.001})
+    more = ({}, {"position_propensity": 1}, {"position_propensity": 0.75}, {"position_propensity": 0.001})
     values = [world.event("impression", 0, 0, 0, f"{k}", **each) for k, each in enumerate(more)]
-    assert Tokens([KEY]).weights(columns(values)).position.tolist() == [1, 1, 4, MOST_POSITION]
+    assert Tokens([KEY]).weights(columns(values)).position.tolist() == pytest.approx([1, 1, 4 / 3, MOST_POSITION])

@@ -54,6 +54,18 @@ def test_it_learns_what_everybody_likes_in_b() -> None:
     assert np.abs(bias[4:]).max() < 0.03
 
 
+def test_b_is_learned_as_fast_among_people_of_long_vectors() -> None:
+    found = []
+    for length in (1, 6):
+        trainer = Trainer.of(Head(SPACE, np.zeros((8, 8)), np.zeros(8)))  # so that only b says anything
+        for number in range(60):
+            rows = pairs(number).rows
+            rows = replace(rows, users=rows.users * length, others=rows.others * length)
+            trainer.take(Pairs(number, 0, SPACE, rows), trainer.start)
+        found.append(float(trainer.average.bias[:4].mean()))
+    assert found[1] > 0.8 * found[0]
+
+
 def test_a_sequence_counts_once_for_each_source() -> None:
     trainer, again = Trainer.of(START), Trainer.of(START)
     for number in range(10):
