@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import socket
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -12,12 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults import clock
 from workers.embedded import Embedded
 from workers.events import ItemRefresh
 from workers.exceptions import Conflict, FeatureFault, MessagingFault, StorageFault
 from workers.features import Features
 from workers.messaging import Consumer, Message, Producer
-from workers.settings import S3, Feast
+from workers.settings import S3, Feast, Kafka, environment
 from workers.storage import ObjectStore, retrying
 
 TOPIC = ItemRefresh.topic
@@ -196,6 +199,40 @@ def test_a_broker_that_hangs_longer_than_the_session_loses_nothing(tmp_path: Pat
         assert list(dict.fromkeys(m.value for m in found)) == [str(number).encode() for number in range(21)]
         consumer.close()
         producer.close()
+
+
+CLOCK_PUT_BACK = """
+import sys, time
+from pathlib import Path
+from tests.faults.clock import Clock, follow
+from workers.messaging import Producer
+from workers.settings import settings
+
+clock = Clock(Path(sys.argv[1]))
+follow(sys.argv[1])
+producer = Producer(settings().kafka, "test")
+producer.send("item-publish", b"1").result(60)
+clock.jump(3600)
+time.sleep(3)  # every second librdkafka's main thread says until when it sleeps
+clock.jump(0)
+print(producer.send("item-refresh", b"2").result(60))
+"""
+
+
+@pytest.mark.slow
+def test_a_producer_goes_on_after_the_clock_was_put_back(kafka: Kafka, tmp_path: Path) -> None:
+    preload = clock.library(tmp_path)
+    if preload is None:
+        pytest.skip("no C compiler")
+    done = subprocess.run(
+        [sys.executable, "-c", CLOCK_PUT_BACK, str(tmp_path / "clock")],
+        cwd=Path(__file__).parents[2],
+        env=environment(kafka=kafka) | {"LD_PRELOAD": str(preload)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_a_locked_sqlite_file_is_a_fault_and_then_goes_on(feast_repo: Feast) -> None:

@@ -33,12 +33,16 @@ log = logging.getLogger(__name__)
 
 MOST_BYTES = 1_000_000
 """Of one message with key and headers: librdkafka's default, just below the broker's 1,048,588."""
+ASK_SECONDS = 1.0
+"""What is undelivered at two looks in a row, so far apart, has waited for longer than a broker takes."""
 
 
 class Producer(Client):
     """Idempotent, acknowledged by all replicas, retried without limit. Thread-safe.
 
-    A thread of its own serves delivery reports, so futures complete without anybody polling.
+    A thread of its own serves delivery reports, so futures complete without anybody polling. Another one asks the broker
+    for metadata while something stays undelivered: librdkafka waits by the wall clock, so where that is put back its main
+    thread sleeps for as long, and with it what begins there (a topic not known yet, another leader). An answer wakes it.
     """
 
     def __init__(self, settings: Kafka, name: str) -> None:
@@ -53,6 +57,8 @@ class Producer(Client):
         self._client = self._connect()
         self._thread = threading.Thread(target=self._serve, name=f"producer-{name}", daemon=True)
         self._thread.start()
+        self._asker = threading.Thread(target=self._ask, name=f"producer-{name}-asks", daemon=True)
+        self._asker.start()
 
     def _connect(self) -> confluent_kafka.Producer:
         return connect(
@@ -72,6 +78,13 @@ class Producer(Client):
     def _serve(self) -> None:
         while not self._closed.is_set():
             self._client.poll(0.1)
+
+    def _ask(self) -> None:
+        waits = 0
+        while not self._closed.wait(ASK_SECONDS):
+            waits = waits + 1 if len(self._client) else 0
+            if waits > 1:
+                self.ping()
 
     def send(
         self,
@@ -196,6 +209,7 @@ class Producer(Client):
         left = self.flush(timeout)
         self._closed.set()
         self._thread.join()
+        self._asker.join()
         if left:
             log.error("producer %s closes with %d messages undelivered", self.name, left)
             self._client.purge()
