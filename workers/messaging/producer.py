@@ -40,9 +40,9 @@ ASK_SECONDS = 1.0
 class Producer(Client):
     """Idempotent, acknowledged by all replicas, retried without limit. Thread-safe.
 
-    A thread of its own serves delivery reports, so futures complete without anybody polling. Another one asks the broker
-    for metadata while something stays undelivered: librdkafka waits by the wall clock, so where that is put back its main
-    thread sleeps for as long, and with it what begins there (a topic not known yet, another leader). An answer wakes it.
+    A thread of its own serves delivery reports, so futures complete without anybody polling. Another one asks for
+    metadata while something stays undelivered: librdkafka waits by the wall clock, so where that is put back its main
+    thread sleeps for as long, and with it what begins there (a new topic, another leader). An answer wakes it.
     """
 
     def __init__(self, settings: Kafka, name: str) -> None:
