@@ -1,4 +1,7 @@
-"""`python -m tests.faults --faults N --items M --json FILE`: the pipeline on real servers, and what faults do to it."""
+"""`python -m tests.faults --faults N --items M --json FILE`: the pipeline on real servers, and what faults do to it.
+
+Ctrl-C ends the faults; what has come until then is judged.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import argparse
 import signal
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -26,7 +30,7 @@ PAGES = 40
 
 def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
-    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--faults", type=int, default=20)
     parser.add_argument("--items", type=int, default=200, help="items published; other events come on top")
     parser.add_argument("--brokers", type=int, default=1, help="Kafka nodes; with three a killed leader is replaced")
@@ -35,12 +39,14 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="for data and logs, kept (default: a temporary one)")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    enough = threading.Event()
+    signal.signal(signal.SIGINT, lambda *_: enough.set())
     with tempfile.TemporaryDirectory(prefix="icg-faults-") as temporary:
-        good = _run(options, (options.folder or Path(temporary)).resolve())
+        good = _run(options, (options.folder or Path(temporary)).resolve(), enough)
     sys.exit(0 if good else 1)
 
 
-def _run(options: argparse.Namespace, folder: Path) -> bool:
+def _run(options: argparse.Namespace, folder: Path, enough: threading.Event) -> bool:
     print(f"seed {options.seed}", flush=True)
     zygote = Zygote(clock.library(folder / "clock"))
     servers = Servers(folder / "servers", options.brokers)
@@ -56,6 +62,8 @@ def _run(options: argparse.Namespace, folder: Path) -> bool:
         kinds = options.only.split(",") if options.only else None
         chunks = options.faults + 1
         for number in range(chunks):
+            if enough.is_set():
+                break
             if number == chunks // 2:
                 run.release_more()
             for event in run.traffic.chunk(options.items * (number + 1) // chunks - options.items * number // chunks):
