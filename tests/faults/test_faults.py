@@ -1,7 +1,7 @@
 """The pipeline on real Kafka, S3 and Redis while each of them, each service and the network between them fail.
 
-`python -m tests.faults` does the same for as long as one likes. One of the planted bugs is in `make test`, the others are
-in `make night`; that the checker counts each is in `test_checker.py`, too.
+`python -m tests.faults` does the same for as long as one likes. One of the planted bugs is in `make test`, the others
+are in `make night`; that the checker counts each is in `test_checker.py`, too.
 """
 
 from __future__ import annotations
