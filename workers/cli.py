@@ -7,10 +7,11 @@ import logging
 import os
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 from pydantic import ValidationError
@@ -84,7 +85,6 @@ def init(
         raise typer.BadParameter(f"{directory} is there already and is not an empty folder")
     if weights is not None and not any(weights.glob("*.safetensors")):
         raise typer.BadParameter(f"no trained weights (*.safetensors) are in {weights}: `icg train export` writes them")
-    directory.mkdir(parents=True, exist_ok=True)
     from icg import init_tiny
     from icg.tiny.files import SHIPPED
 
@@ -195,12 +195,13 @@ def main() -> None:
 
 
 @cache
-def _mount() -> None:
-    """Put the commands of other modules on the root."""
+def _command() -> Callable[..., int | None]:
+    """The whole tree of commands, those of other modules mounted."""
     for name, (module, help_text) in MOUNTED.items():
         app.add_typer(importlib.import_module(module).app, name=name, help=help_text, no_args_is_help=True)
     for module in ("icg.evaluation.cli", "workers.align", "workers.bootstrap", "workers.publishing"):
         importlib.import_module(module).add_to(app)
+    return typer.main.get_command(app)
 
 
 OF_THE_CALLER = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
@@ -214,11 +215,10 @@ def _status() -> int:
     from workers.events import explain
     from workers.exceptions import BadPart, EmbeddedError, Fault, MessageTooLarge, OffsetLost, UserError
 
-    _mount()
     # A command answers in its own lines; what is logged on the way is for services, which say where it goes.
     logging.getLogger("workers").addHandler(logging.NullHandler())
     try:
-        return cast(int | None, app(standalone_mode=False)) or 0
+        return _command()(standalone_mode=False) or 0
     except typer.TyperException as error:  # typer's own answer is a box of six lines
         _say_usage(error)
         return error.exit_code
