@@ -41,7 +41,9 @@ from workers.storage import ObjectStore
 from workers.supervisor import ServiceEnded, Supervisor
 
 LEAST_FREE_BYTES = 2 * 2**30
-"""For model parts, local copies of them, logs and tables."""
+"""At the start, for model parts, local copies of them, logs and tables."""
+LEAST_LEFT_BYTES = 100 * 2**20
+"""On the way: with less, services wait for space for as long as it takes, and somebody has to be told."""
 
 SERVICES = ("covers", "preferences", "audit", "api")
 
@@ -137,9 +139,7 @@ class Demo:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DemoError(f"cannot write to {self._folder}: {error.strerror}") from None
-        free = shutil.disk_usage(self._folder).free
-        if free < LEAST_FREE_BYTES:
-            raise DemoError(f"{self._folder}: {free / 2**30:.1f} GiB free, {LEAST_FREE_BYTES / 2**30:.0f} GiB needed")
+        check_space(self._folder, LEAST_FREE_BYTES)
 
     def _loop(self, embedded: Embedded, services: Supervisor, model: ModelBuild) -> Result:
         settings = Settings(
@@ -177,7 +177,7 @@ class Demo:
         self._wait(services, "covers drawn", len(items) * len(wanted), watch.covers)
 
         self._wait(services, "services ready", len(SERVICES), lambda: sum(map(probes.ready, health.values())))
-        totals = self._read(items, producer)
+        totals = self._read(services, items, producer)
         self._wait(services, "preference learned, release swapped in", 2, lambda: _learned(releases, before, health))
         after = releases.current()
         assert after is not None
@@ -242,8 +242,12 @@ class Demo:
         publish_file(settings, catalogue)
         return read_items(catalogue)
 
-    def _read(self, items: list[dict[str, Any]], producer: Producer) -> Any:
-        from workers.simulate import Audience
+    def _read(self, services: Supervisor, items: list[dict[str, Any]], producer: Producer) -> Any:
+        from workers.simulate import Audience, Totals
+
+        def progress(totals: Totals) -> None:
+            self._check(services)
+            step(totals.pages)
 
         audience = Audience.load(EXAMPLES / "users.parquet", items, seed=1)
         with self._stage("pages read by simulated readers", self._pages) as step:
@@ -253,7 +257,7 @@ class Demo:
                     items,
                     producer,
                     pages=self._pages,
-                    progress=lambda totals: step(totals.pages),
+                    progress=progress,
                 )
             )
         producer.flush(30)
@@ -269,13 +273,18 @@ class Demo:
         if not self._console.is_terminal:  # a log file gets a line a stage
             self._console.print(f"✓ {name}: {total} in {time.monotonic() - began:.0f} s")
 
+    def _check(self, services: Supervisor) -> None:
+        """All services run, and have room."""
+        services.check()
+        check_space(self._folder, LEAST_LEFT_BYTES)
+
     def _wait(self, services: Supervisor, name: str, total: int, done: Callable[[], int]) -> None:
         """Until `done()` reaches `total`, for as long as all services run."""
         with self._stage(name, total) as step:
             now = 0
             while now < total:
                 step(now)
-                services.check()
+                self._check(services)
                 time.sleep(0.2)
                 with suppress(Fault):  # a server that does not answer now may do so again
                     now = done()
@@ -312,7 +321,7 @@ class Demo:
         )
         try:
             while True:
-                services.check()
+                self._check(services)
                 embedded.check()
                 time.sleep(1)
         except KeyboardInterrupt:
@@ -405,6 +414,16 @@ def _import_ahead() -> None:
     from workers.feast_store import import_feast
 
     import_feast()
+
+
+def check_space(folder: Path, least: int) -> None:
+    """
+    Raises:
+        DemoError: so many bytes are not free.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < least:
+        raise DemoError(f"{folder}: {free / 2**30:.1f} GiB free, {least / 2**30:.1f} GiB needed")
 
 
 def _free_port() -> int:
