@@ -36,7 +36,7 @@ from workers.storage import ObjectStore
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 KEPT = 3
 """Checkpoints kept of each partition, the newest."""
 TRAINER = "trainer"

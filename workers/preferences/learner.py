@@ -184,7 +184,8 @@ class Learner:
             couples.hash,
             couples.time,
         )
-        admitted = self.tastes.admit(np.where(couples.won, winner, loser), couples.time)
+        loudest: Floats = couples.weight * np.maximum(couples.chosen_weight, couples.rejected_weight)
+        admitted = self.tastes.admit(np.where(couples.won, winner, loser), couples.time, loudest)
         self.capped += len(queue) - int(np.count_nonzero(admitted))
         self._sort_in(queue if admitted.all() else queue.take(admitted), sources)
 

@@ -28,6 +28,7 @@ RATE = 0.1
 REFRESH = 24 * 3600 * 1_000_000
 """µs of event time after which a person's imported embedding is asked for again."""
 HOUR = 3600 * 1_000_000
+HUNDREDTHS = 100
 NEVER = -(2**62)
 
 Lookup = Callable[[list[str]], Floats]
@@ -57,7 +58,7 @@ class Tastes:
     asked: Ints = field(init=False)  # event time at which `base` was asked for
     touched: Ints = field(init=False)  # event time of which the residual is
     hour: Ints = field(init=False)  # of the person's last answer that made a pair, and
-    answers: NDArray[np.int32] = field(init=False)  # pairs from their answers in it
+    answers: Ints = field(init=False)  # pairs from their answers in it, in hundredths
     held_out: NDArray[np.bool_] = field(init=False)
     history: History = field(default_factory=History)  # of covers, as the window's numbers: item << 32 | cover
     dirty: set[int] = field(default_factory=set)  # not pushed yet
@@ -71,7 +72,7 @@ class Tastes:
         self.asked = np.full(room, NEVER, np.int64)
         self.touched = np.zeros(room, np.int64)
         self.hour = np.zeros(room, np.int64)
-        self.answers = np.zeros(room, np.int32)
+        self.answers = np.zeros(room, np.int64)
         self.held_out = np.zeros(room, bool)
 
     def numbers(self, names: list[str]) -> Ints:
@@ -97,22 +98,28 @@ class Tastes:
                 column = getattr(self, name)
                 setattr(self, name, np.concatenate([column, np.zeros_like(column)]))
 
-    def admit(self, answered: Ints, time: Ints) -> NDArray[np.bool_]:
-        """Which pairs, by who answered and when, are among the first of that person in that hour."""
+    def admit(self, answered: Ints, time: Ints, weight: Floats) -> NDArray[np.bool_]:
+        """Which pairs, by who answered and when, are among the first of that person in that hour.
+
+        A pair counts as much as it weighs, and as one at least: else who answers rarely explored covers alone would
+        speak several times as loud as others.
+        """
         if not len(answered):
             return np.zeros(0, bool)
         hour = time // HOUR
         order = np.lexsort((hour, answered))  # stable
         people, hours = answered[order], hour[order]
+        counts = np.rint(HUNDREDTHS * np.maximum(weight[order], 1)).astype(np.int64)  # exact, however batches are cut
         first = np.concatenate([[True], (people[1:] != people[:-1]) | (hours[1:] != hours[:-1])])
         starts = np.flatnonzero(first)
         group = np.cumsum(first) - 1
-        before = np.where(self.hour[people[starts]] == hours[starts], self.answers[people[starts]], 0)
-        rank = np.arange(len(order)) - starts[group] + before[group]
+        said = np.where(self.hour[people[starts]] == hours[starts], self.answers[people[starts]], 0)
+        through = np.cumsum(counts)
+        before = through - counts + (said - (through - counts)[starts])[group]
         ends = np.append(starts[1:], len(order)) - 1
-        self.hour[people[ends]], self.answers[people[ends]] = hours[ends], rank[ends] + 1
+        self.hour[people[ends]], self.answers[people[ends]] = hours[ends], before[ends] + counts[ends]
         admitted = np.empty(len(order), bool)
-        admitted[order] = rank < self.limits.pairs_per_hour
+        admitted[order] = before < HUNDREDTHS * self.limits.pairs_per_hour
         return admitted
 
     def ask(self, numbers: Ints, time: int, lookup: Lookup) -> None:

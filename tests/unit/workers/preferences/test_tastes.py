@@ -15,11 +15,14 @@ def test_a_persons_answers_count_so_many_times_an_hour_however_they_come() -> No
     random = np.random.default_rng(0)
     people = random.integers(5, size=400)
     time = np.sort(random.integers(3 * HOUR, size=400))
+    weight = random.choice(np.float32([0.1, 1, 1.37]), size=400)
     found = []
     for size in (1, 7, 400):
         each = tastes(pairs_per_hour=6)
         each.numbers([f"u{k}" for k in range(5)])
-        parts = [each.admit(people[k : k + size], time[k : k + size]) for k in range(0, 400, size)]
+        parts = [
+            each.admit(people[k : k + size], time[k : k + size], weight[k : k + size]) for k in range(0, 400, size)
+        ]
         found.append(np.concatenate(parts))
     assert np.array_equal(found[0], found[1])
     assert np.array_equal(found[0], found[2])
@@ -27,7 +30,9 @@ def test_a_persons_answers_count_so_many_times_an_hour_however_they_come() -> No
         for hour in range(3):
             mine = (people == person) & (time // HOUR == hour)
             assert mine.sum() > 6
-            assert found[0][mine].tolist() == [True] * 6 + [False] * (int(mine.sum()) - 6)
+            said = np.concatenate([[0], np.cumsum(np.maximum(weight[mine], 1))[:-1]])
+            assert found[0][mine].tolist() == (said < 6 - 1e-3).tolist()
+            assert 4 < found[0][mine].sum() <= 6
 
 
 def test_a_taste_halves_by_event_time_however_often_it_is_looked_at() -> None:
