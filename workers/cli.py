@@ -205,7 +205,8 @@ def _command() -> Callable[..., int | None]:
 
 
 OF_THE_CALLER = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
-"""A file that was named wrongly; any other `OSError` is the machine's (a full disk, a lost connection)."""
+"""A file that was named wrongly, as is one of which a library, not the system, says what is wrong (no errno). Any other
+`OSError` is the machine's (a full disk, a lost connection)."""
 
 
 def _status() -> int:
@@ -252,7 +253,7 @@ def _status() -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         typer.echo(f"icg: {where}{error.strerror or error}", err=True)
-        return 2 if isinstance(error, OF_THE_CALLER) else 1
+        return 2 if isinstance(error, OF_THE_CALLER) or error.errno is None else 1
     except (Fault, BadPart, EmbeddedError, MessageTooLarge, OffsetLost) as error:
         typer.echo(f"icg: {error}", err=True)
         if isinstance(error, Fault) and _nowhere():

@@ -423,7 +423,7 @@ def check_space(folder: Path, least: int) -> None:
     """
     free = shutil.disk_usage(folder).free
     if free < least:
-        raise DemoError(f"{folder}: {free / 2**30:.1f} GiB free, {least / 2**30:.1f} GiB needed")
+        raise DemoError(f"{folder}: {free / 2**20:,.0f} MiB free, {least / 2**20:,.0f} MiB needed")
 
 
 def _free_port() -> int:

@@ -5,6 +5,7 @@ A family is read from the class and config of the pipeline's denoiser, never fro
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from icg.conditioning.sana import Sana
 from icg.conditioning.stable_diffusion import StableDiffusion, StableDiffusionXL
 from icg.conditioning.stable_diffusion_3 import StableDiffusion3
 from icg.conditioning.z_image import ZImage
-from icg.exceptions import Unsupported
+from icg.exceptions import BadWeights, Unsupported
 from icg.loading import quietly
 
 FAMILIES: tuple[type[Base], ...] = (
@@ -56,7 +57,17 @@ def base_of(pipeline: Any) -> Base:
 
 
 def load_base(directory: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Base:
-    """A base from a folder in `save_pretrained` layout; never from a hub, never a pickle."""
+    """A base from a folder in `save_pretrained` layout; never from a hub, never a pickle.
+
+    Raises:
+        BadWeights: the folder holds no pipeline.
+    """
+    try:
+        index = json.loads((Path(directory) / "model_index.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise BadWeights(f"{directory} is no pipeline of diffusers, its model_index.json: {error}") from None
+    if not isinstance(index, dict) or "_class_name" not in index:
+        raise BadWeights(f"{directory} is no pipeline of diffusers: its model_index.json names no class")
     with quietly():
         pipeline = DiffusionPipeline.from_pretrained(
             directory, local_files_only=True, use_safetensors=True, torch_dtype=dtype

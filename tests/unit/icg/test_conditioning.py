@@ -9,7 +9,7 @@ import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DConditionModel, UNet2DModel
 
 from icg.conditioning import FAMILIES, Base, Conditioning, base_of, load_base, repeat, select
-from icg.exceptions import Unsupported
+from icg.exceptions import BadWeights, Unsupported
 from icg.generator import CoverGenerator
 from icg.item import Item
 from icg.sampling import SamplerConfig, decode, draw_latents, get_scheduler
@@ -163,6 +163,14 @@ def test_a_unet_that_wants_more_than_text_is_refused(bases):
     )
     with pytest.raises(Unsupported, match="StableDiffusionPipeline with UNet2DConditionModel"):
         base_of(inpainting)
+
+
+@pytest.mark.parametrize(("index", "says"), [(None, "No such file"), ("{", "Expecting"), ("{}", "names no class")])
+def test_a_folder_without_a_pipeline_is_said_to_be_none(tmp_path, index, says):
+    if index is not None:
+        (tmp_path / "model_index.json").write_text(index)
+    with pytest.raises(BadWeights, match=rf"is no pipeline of diffusers.*{says}"):
+        load_base(tmp_path)
 
 
 @every_family
