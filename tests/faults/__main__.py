@@ -70,9 +70,10 @@ def _run(options: argparse.Namespace, folder: Path, enough: threading.Event) -> 
                 run.send(event)
             run.read_pages(PAGES)
             if number < options.faults:
+                before = len(run.report.recoveries)
                 run.disturb(run.random.choice(kinds) if kinds else None)
-                last = run.report.recoveries[-1] if run.report.recoveries else float("nan")
-                print(f"{number + 1:4} {run.report.faults[-1]}: recovered in {last:.1f} s", flush=True)
+                found = [f"recovered in {seconds:.1f} s" for seconds in run.report.recoveries[before:]] or ["stuck"]
+                print(f"{number + 1:4} {run.report.faults[-1]}: {found[0]}", flush=True)
         result = run.finish(lambda run: undisturbed(run, folder / "twin", applied, zygote))
         run.close()
     finally:
