@@ -56,7 +56,11 @@ class AdapterConfig:
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block with a gated look at the user between attention and MLP."""
+    """Pre-norm transformer block with a gated look at the user between attention and MLP.
+
+    What comes through the gate is added to tokens that training makes long (root mean square 8 in icg-tiny): where
+    people are to be heard, gates begin in that order, and not near 0.
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()

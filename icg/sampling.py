@@ -36,6 +36,7 @@ class SamplerConfig:
     steps: int = 20
     branch: float = 0.5  # share of the steps that an item's covers have in common
     guidance: float = 1.0  # 1: one unguided call a step
+    guided: float = 1.0  # share of the steps, the first ones, that guidance above 1 is spent on
     personalization: float = 1.0  # 0: neutral for everybody
     scheduler: str | None = None  # a class of diffusers; None: the base's own
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of MLLM, denoiser and decoder
@@ -47,8 +48,9 @@ class SamplerConfig:
         for name, least in (("steps", 1), ("slots", 1), ("guidance", 1.0), ("personalization", 0.0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}, at least {least} is wanted")
-        if not 0 <= self.branch <= 1:
-            raise ValueError(f"branch is {self.branch}, a share in [0, 1] is wanted")
+        for name in ("branch", "guided"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, a share in [0, 1] is wanted")
         if self.dtype not in {"float32", "bfloat16", "float16"}:
             raise ValueError(f"dtype is {self.dtype!r}, one of float32, bfloat16, float16 is wanted")
 
@@ -117,11 +119,12 @@ def draw_latents(
     """
     rows, timesteps = begin(base, seeds, config)
     unguided = base.text([""], config.width, config.height) if config.guidance > 1 else None
-    branch = shared_steps(len(timesteps), config.branch)
+    branch, guided = (shared_steps(len(timesteps), share) for share in (config.branch, config.guided))
+    guidance = [config.guidance if unguided is not None and step < guided else 1.0 for step in range(len(timesteps))]
     if branch:
-        rows = _advance(base, rows, neutral, unguided, timesteps[:branch], config.shared_slots, config.guidance)
+        rows = _advance(base, rows, neutral, unguided, timesteps[:branch], config.shared_slots, guidance[:branch])
     rows = take(rows, owners)
-    return _advance(base, rows, personal, unguided, timesteps[branch:], config.slots, config.guidance).latents
+    return _advance(base, rows, personal, unguided, timesteps[branch:], config.slots, guidance[branch:]).latents
 
 
 def begin(base: Base, seeds: Sequence[int], config: SamplerConfig) -> tuple[Rows, Tensor]:
@@ -146,22 +149,26 @@ def _advance(
     unguided: Conditioning | None,
     timesteps: Tensor,
     slots: int,
-    guidance: float,
+    guidance: Sequence[float],
 ) -> Rows:
-    """All rows through `timesteps`, a fixed number of slots at a time."""
+    """All rows through `timesteps`, a fixed number of slots at a time, each step with its own guidance."""
     done = []
     for part in chunks(len(rows.latents), slots):
         index = [*part, *[part[-1]] * (slots - len(part))]
         padded = select(cond, index)
         free = None if unguided is None else select(unguided, [0] * slots)
+        strengths = iter(guidance)
 
-        def predict(latents: Tensor, t: Tensor, padded: Any = padded, free: Any = free) -> Tensor:
+        def predict(
+            latents: Tensor, t: Tensor, padded: Any = padded, free: Any = free, strengths: Any = strengths
+        ) -> Tensor:
             output = base.predict(latents, t, padded)
-            if free is None:
+            strength = next(strengths)
+            if strength == 1:
                 return output
             # Two calls and not one of twice the size: each stays within `slots` rows of memory.
             blank = base.predict(latents, t, free)
-            return blank + guidance * (output - blank)
+            return torch.lerp(blank, output, strength)
 
         done.append(_cut(denoise(predict, take(rows, index), timesteps), len(part)))
     return _join(done)

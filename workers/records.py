@@ -84,7 +84,9 @@ class CoverInputs(Record):
     base: Digest
     mllm: Digest
     adapter: Digest
-    sampler: dict[str, Any] = Field(description="Steps, branch, scheduler, guidance, personalization, dtype, slots.")
+    sampler: dict[str, Any] = Field(
+        description="Steps, branch, scheduler, guidance, guided, personalization, dtype, slots."
+    )
     seed: int
     rendition: Rendition
 

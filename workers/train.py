@@ -143,6 +143,8 @@ def rewards(
     observe: Annotated[int, typer.Option(min=1, help="Steps between looks at validation.")] = 50,
     patience: Annotated[int, typer.Option(help="Looks without a gain by the judge, then it ends.")] = 3,
     pull: Annotated[float, typer.Option(help="Weight of staying with the adapter that it starts from.")] = 1.0,
+    relevance: Annotated[float, typer.Option(min=0, help="Weight of relevance; the personal reward has 1.")] = 0.15,
+    aesthetic: Annotated[float, typer.Option(min=0, help="The same of the aesthetic reward.")] = 0.1,
 ) -> None:
     """Rewards are back-propagated into the adapter; ends early when the judge sees no more gain."""
     stages = _imported("icg.alignment.stages")
@@ -163,7 +165,8 @@ def rewards(
         log_steps=10,
         **ends,
     )
-    _run(stages.climb_rewards, stage, run, pull=pull)
+    weights = stages.Weights(relevance=relevance, aesthetic=aesthetic)
+    _run(stages.climb_rewards, stage, run, pull=pull, weights=weights)
 
 
 @app.command()

@@ -49,7 +49,7 @@ class RewardsConfig:
     share: float = 0.7  # λ: how much of what is judged is the prediction, the rest is what was drawn
     pull: float = 1.0  # weight of the squared distance of predictions to the starting adapter's, in its own units
     neutral: float = 0.1  # share of rows with the neutral user, which the pull alone holds
-    gates: float = 1.0  # where the users' way in begins, should the starting adapter know nobody
+    gates: float = 6.0  # where the users' way in begins, should the starting adapter know nobody; see `Block`
     body: bool = False  # train the adapter's body too, not the users' way in alone: neutral covers then move along
     meta: bool = False  # with the body, train the meta tokens too
     begin: int = 32  # covers whose rewards set the statistics before the first step

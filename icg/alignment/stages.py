@@ -36,7 +36,7 @@ from icg.tiny.catalogue import catalogue as emoji_catalogue
 from icg.tiny.data import load
 from icg.training import Run
 
-__all__ = ["Realigned", "Run", "Stage", "climb_rewards", "learn_liked", "learn_pairs", "realign", "warm_up"]
+__all__ = ["Realigned", "Run", "Stage", "Weights", "climb_rewards", "learn_liked", "learn_pairs", "realign", "warm_up"]
 
 
 @dataclass(frozen=True)
@@ -124,9 +124,9 @@ def learn_liked(stage: Stage, run: Run, *, strength: float) -> Path:
     return _write(stage, student)
 
 
-def climb_rewards(stage: Stage, run: Run, *, pull: float) -> Path:
+def climb_rewards(stage: Stage, run: Run, *, pull: float, weights: Weights) -> Path:
     """Reward back-propagation; the folder of the adapter."""
-    world = _World.of(stage)
+    world = _World.of(stage, weights)
     config = rewards.RewardsConfig(pull=pull)
     student = rewards.train(world.material, world.people, world.objective, world.watch, config, run, stage.signature())
     return _write(stage, student)
@@ -187,7 +187,7 @@ class _World:
     watch: Watch
 
     @classmethod
-    def of(cls, stage: Stage) -> _World:
+    def of(cls, stage: Stage, weights: Weights | None = None) -> _World:
         train, held = stage.catalogues()
         stack = stage.stack()
         if stage.choices is None:
@@ -202,7 +202,7 @@ class _World:
             relevance = Relevance.from_pretrained(model / "rewards" / "relevance").to(stage.place())
             folder = model / "rewards" / "aesthetic"
             aesthetic = Aesthetic.from_pretrained(folder).to(stage.place()) if folder.is_dir() else None
-        objective = Objective(taste, relevance, aesthetic, Weights()).to(stage.place())
+        objective = Objective(taste, relevance, aesthetic, weights or Weights()).to(stage.place())
         judge = None
         if stage.judge is not None:
             theirs = _taste(material, choices, stage.judge / "space", stage.judge / "preference", stage.place())

@@ -267,7 +267,7 @@ def plan_covers(
 
     Args:
         vectors: [d] a segment, None for `neutral` and for segments whose vector is no use.
-        sampler: steps, branch, scheduler, guidance, personalization, dtype, slots.
+        sampler: steps, branch, scheduler, guidance, guided, personalization, dtype, slots.
     """
     planned: dict[str, PlannedCover] = {}
     by_id: dict[str, PlannedCover] = {}

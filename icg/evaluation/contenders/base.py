@@ -105,8 +105,9 @@ def evaluations(sampler: SamplerConfig, covers: int) -> int:
     if covers == 0:
         return 0
     shared = shared_steps(sampler.steps, sampler.branch)
-    calls = shared + covers * (sampler.steps - shared)
-    return calls * (2 if sampler.guidance > 1 else 1)
+    guided = shared_steps(sampler.steps, sampler.guided) if sampler.guidance > 1 else 0
+    calls = [(2 if step < guided else 1) * (1 if step < shared else covers) for step in range(sampler.steps)]
+    return sum(calls)
 
 
 @contextmanager

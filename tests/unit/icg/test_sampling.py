@@ -92,6 +92,19 @@ def test_guidance_is_the_stock_pipelines(base):
     torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=1e-4)
 
 
+def test_guidance_may_end_before_the_last_steps(base):
+    own = base.text(["a lantern"], SIZE, SIZE)
+
+    def drawn(**changes: float) -> torch.Tensor:
+        return draw_latents(base, own, own, [0], [7], config(branch=0.5, **changes))
+
+    whole, first, never = drawn(guidance=4.0), drawn(guidance=4.0, guided=0.5), drawn(guidance=4.0, guided=0.0)
+    assert torch.equal(never, drawn())
+    assert torch.equal(whole, drawn(guidance=4.0, guided=1.0))
+    assert not torch.equal(first, whole)
+    assert not torch.equal(first, never)
+
+
 def test_all_steps_shared_is_the_neutral_cover(base):
     own, personal = base.text(["a lantern"], SIZE, SIZE), base.text(["user"], SIZE, SIZE)
     shared = draw_latents(base, own, personal, [0], [7], config(branch=1.0))

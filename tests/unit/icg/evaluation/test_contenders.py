@@ -235,4 +235,5 @@ def test_evaluations_count_shared_steps_once_and_guidance_twice() -> None:
     assert evaluations(SAMPLER, 8) == 10 + 8 * 10
     assert evaluations(replace(SAMPLER, guidance=3.0), 1) == 40
     assert evaluations(replace(SAMPLER, branch=0.0), 3) == 60
+    assert evaluations(replace(SAMPLER, guidance=3.0, guided=0.5), 8) == 20 + 8 * 10
     assert evaluations(SAMPLER, 0) == 0

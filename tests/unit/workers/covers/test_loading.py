@@ -17,6 +17,7 @@ def test_the_adapter_decides_where_the_settings_do_not(tmp_path: Path) -> None:
         "branch": 0.7,
         "scheduler": None,
         "guidance": 1.0,
+        "guided": 1.0,
         "personalization": 1.0,
         "dtype": "float32",
         "slots": 4,
