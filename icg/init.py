@@ -27,7 +27,7 @@ DIMENSION = 64
 
 TOKENS = 16
 """Meta tokens of the tiny adapter: a title of the catalogue is 3 to 12 tokens long."""
-CONTEXT = 0
+CONTEXT = 24
 """States of the prompt beside them: as many tokens as the tiny base is used to."""
 
 SIZE = 64
