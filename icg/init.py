@@ -21,6 +21,7 @@ from icg.preference import Head
 from icg.rewards.aesthetic import Aesthetic
 from icg.rewards.vision import Preprocessing
 from icg.tiny import assemble, preference
+from icg.tuned import FILE as SAMPLER
 
 DIMENSION = 64
 """Of user vectors, cover embeddings and the preference head."""
@@ -175,6 +176,8 @@ def _write_adapter(folder: Path, space: str, seed: int, gates: float, weights: P
             adapter.let_through()
         adapter.set_gates(gates)
     adapter.save_pretrained(folder / "adapter")
+    if weights is not None and (weights / SAMPLER).exists():
+        shutil.copy(weights / SAMPLER, folder / "adapter" / SAMPLER)
 
 
 def base_scale(base: Base) -> float:

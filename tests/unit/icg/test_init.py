@@ -14,6 +14,7 @@ from icg.preference import Head
 from icg.rewards.preference import CoverEncoder
 from icg.rewards.vision import pixels
 from icg.sampling import SamplerConfig
+from icg.tiny.files import SHIPPED
 from workers.records import revision_of
 
 
@@ -73,3 +74,17 @@ def test_randomised_weights_have_deviation_of_their_inputs():
     randomise(module, 0)
     assert module.weight.std().item() == pytest.approx(1 / 20, rel=0.01)
     assert not module.bias.any()
+
+
+def test_the_shipped_weights_fit_their_bounds_and_bring_their_sampler(tmp_path):
+    sizes = [path.stat().st_size for path in SHIPPED.glob("*.safetensors")]
+    assert max(sizes) <= 15 * 2**20
+    assert sum(sizes) <= 32 * 2**20
+    init_tiny(tmp_path, weights=SHIPPED)
+    assert (tmp_path / "adapter" / "sampler.json").read_bytes() == (SHIPPED / "sampler.json").read_bytes()
+    generator = CoverGenerator.from_pretrained(tmp_path)
+    assert (generator.sampler.guidance, generator.sampler.guided) == (3.0, 0.5)
+    neutral, own = generator.generate(
+        generator.encode([Item("a cat")]), [[None, np.eye(64, dtype=np.float32)[0]]], [1]
+    )[0]
+    assert np.abs(np.array(neutral, float) - np.array(own, float)).mean() > 0.1
