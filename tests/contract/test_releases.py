@@ -313,7 +313,7 @@ def test_a_revision_is_found_by_its_first_digits(releases: Releases) -> None:
     other = releases.put_part("base", {"a.json": b"[]"})
     assert releases.find("base", revision) == releases.find("base", revision[:8]) == revision
     assert other != revision
-    with pytest.raises(BadPart, match="no revision begins with 'zz'"):
+    with pytest.raises(BadPart, match="'zz' is no revision: 64 hexadecimal digits"):
         releases.find("base", "zz")
     with pytest.raises(BadPart, match="2 revisions begin with ''"):
         releases.find("base", "")
