@@ -114,7 +114,7 @@ def test_a_model_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     [
         (("nowhere", "--stage", "5"), "nowhere has no base, mllm, adapter, rewards, space, preference: `icg init tiny"),
         (("nowhere", "--stage", "0", "--data", "nothing.parquet"), "no pictures are at nothing.parquet"),
-        (("nowhere", "--given", "words"), "words is none of title, reference"),
+        (("nowhere", "--stage", "0", "--given", "words"), "words is none of title, reference"),
     ],
 )
 def test_what_is_missing_is_one_line(
