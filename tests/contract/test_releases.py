@@ -309,11 +309,16 @@ def test_a_follower_waits_for_a_broker_that_is_not_there(objects: ObjectStore, t
 
 
 def test_a_revision_is_found_by_its_first_digits(releases: Releases) -> None:
-    revision = releases.put_part("base", {"a.json": b"{}"})
-    other = releases.put_part("base", {"a.json": b"[]"})
-    assert releases.find("base", revision) == releases.find("base", revision[:8]) == revision
-    assert other != revision
-    with pytest.raises(BadPart, match="'zz' is no revision: 64 hexadecimal digits"):
-        releases.find("base", "zz")
-    with pytest.raises(BadPart, match="2 revisions begin with ''"):
-        releases.find("base", "")
+    # Seventeen revisions, sixteen digits: two begin alike.
+    made = [releases.put_part("base", {"a.json": f"[{number}]".encode()}) for number in range(17)]
+    assert releases.find("base", made[0]) == releases.find("base", made[0][:16]) == made[0]
+    assert len(set(made)) == 17
+    shared = next(digit for digit in "0123456789abcdef" if sum(one.startswith(digit) for one in made) > 1)
+    with pytest.raises(BadPart, match=f"revisions begin with '{shared}'"):
+        releases.find("base", shared)
+    absent = next(f"{number:04x}" for number in range(99) if not any(one.startswith(f"{number:04x}") for one in made))
+    with pytest.raises(BadPart, match=f"no revision begins with '{absent}'"):
+        releases.find("base", absent)
+    for wrong in ("zz", ""):
+        with pytest.raises(BadPart, match=f"'{wrong}' is no revision: 64 hexadecimal digits"):
+            releases.find("base", wrong)
