@@ -45,6 +45,7 @@ from icg.generator import CoverGenerator
 from icg.loading import quietly
 from icg.sampling import SamplerConfig
 from icg.tiny.files import DATA
+from icg.tuned import tuned
 
 TITLES = ("a lantern at night", "a red boat", "the old owl", "a slice of cake", "two whales", "a paper plane")
 WANTED = {"speedup_vs_calls": 4.0, "speedup_vs_batch": 2.5, "quality_kept": 0.90}
@@ -271,13 +272,14 @@ def main() -> int:
 def measure(given: argparse.Namespace, device: str) -> int:
     dtype = given.dtype or ("bfloat16" if given.full else "float32")
     asked = {"steps": given.steps, "branch": given.branch, "dtype": dtype, "slots": given.batch[0]}
-    sampler = dataclasses.replace(SamplerConfig(), **{k: v for k, v in asked.items() if v is not None})
     if given.full:
         full = shrunk(FULL[given.full]) if given.shrink else FULL[given.full]
-        sampler = dataclasses.replace(sampler, width=full.pixels, height=full.pixels)
+        decided = {name: value for name, value in asked.items() if value is not None}
+        sampler = SamplerConfig(**decided, width=full.pixels, height=full.pixels)
         with quietly():
             generator = build(full, given.mllm, device, sampler)
     else:
+        sampler = tuned(given.model / "adapter", **asked)
         generator = CoverGenerator.from_pretrained(given.model, device=device, sampler=sampler)
     if not isinstance(generator.base, (StableDiffusion, StableDiffusionXL)):
         raise ValueError(f"the stock arm drives Stable Diffusion and XL, not {type(generator.base).__name__}")

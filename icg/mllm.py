@@ -150,13 +150,10 @@ class MLLM:
             inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
         with _written(self.model.get_input_embeddings(), meta, inputs["input_ids"].shape):
             output = self.model.base_model(**inputs, use_cache=False)
-        hidden: Tensor = output.last_hidden_state.float()
-        prompt, read = hidden[:, : -len(meta)], hidden[:, -len(meta) :]
-        prompt = prompt * inputs["attention_mask"][:, : -len(meta), None]
-        missing = max(0, context - prompt.shape[1])
-        return torch.cat(
-            [read, nn.functional.pad(prompt, (0, 0, missing, 0))[:, prompt.shape[1] + missing - context :]], 1
-        )
+        hidden: Tensor = output.last_hidden_state[:, -(context + len(meta)) :].float()
+        said = hidden * inputs["attention_mask"][:, -hidden.shape[1] :, None]
+        said = nn.functional.pad(said, (0, 0, context + len(meta) - hidden.shape[1], 0))
+        return torch.cat([said[:, context:], said[:, :context]], dim=1)
 
 
 def collate(prepared: Sequence[Inputs], tokens: int, placeholder: int) -> Inputs:

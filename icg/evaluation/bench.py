@@ -126,7 +126,7 @@ class Bench:
     @property
     def guided(self) -> SamplerConfig:
         """How the base is told prompts: guided, nothing shared."""
-        return dataclasses.replace(self.generator.sampler, branch=0.0, guidance=self.config.guidance)
+        return dataclasses.replace(self.generator.sampler, branch=0.0, guidance=self.config.guidance, guided=1.0)
 
     def sampled(self, **changes: float) -> CoverGenerator:
         """The same model drawn with another sampler; nothing is loaded again."""

@@ -1,6 +1,7 @@
 """The whole evaluation on a small real generator, drawn pictures and judges that know nothing: it runs, it adds up."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,14 @@ def test_rungs_and_contenders_by_name(bench: Bench, tmp_path: Path) -> None:
     ]  # fmt: skip
     assert [number for number, _, _ in only] == [5]
     assert [number for number, _, _ in run.first_rungs(bench.world, bench.config, None, {0})] == [0]
+
+
+def test_the_base_is_told_prompts_guided_in_every_step_however_its_adapter_is_drawn(bench: Bench) -> None:
+    bench.generator.sampler = replace(usual := bench.generator.sampler, guidance=3.0, guided=0.5)
+    try:
+        assert (bench.guided.guidance, bench.guided.guided, bench.guided.branch) == (bench.config.guidance, 1.0, 0.0)
+    finally:
+        bench.generator.sampler = usual
 
 
 def test_the_report_is_what_the_other_benches_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
