@@ -172,7 +172,12 @@ def written(s3: S3, store: ObjectStore) -> World:
     for n in range(40):
         world.shown(f"u{n}", "s-1", "a1" if n < 30 else "a2", n % 10 == 0, NOON + 10 * MINUTE, n)
     stray = UserBehavior(
-        event_id="stray", user_id="u1", item_id="lantern", kind=BehaviorKind.CLICK, impression_id="never-shown"
+        event_id="stray",
+        user_id="u1",
+        item_id="lantern",
+        kind=BehaviorKind.CLICK,
+        impression_id="never-shown",
+        time=NOON,
     )
     world.add(stray, NOON)
     world.sink.take([Message("item-publish", 1, 0, b"k", b"{", {}, round(NOON.timestamp() * 1000))])
@@ -239,6 +244,25 @@ def test_clicks_count_an_impression_once_and_know_the_release_that_drew(world: W
     assert rows[None, None]["stray_clicks"] == 1
     assert rows[None, None]["ctr"] is None
     assert questions.clicks(Views(world.s3), NOON + timedelta(hours=1)) == []
+
+
+def test_a_click_belongs_to_the_time_of_its_impression(own_world: World) -> None:
+    world = own_world
+    click = UserBehavior(
+        event_id="late",
+        user_id="u1",
+        item_id="lantern",
+        kind=BehaviorKind.CLICK,
+        impression_id="imp1",
+        time=NOON + timedelta(hours=2),
+    )
+    world.add(click, NOON + timedelta(hours=2))
+    world.sink.flush()
+    (stray,) = questions.clicks(Views(world.s3), NOON - MINUTE, NOON + MINUTE)
+    assert (stray["impressions"], stray["stray_clicks"]) == (0, 1)
+    assert questions.clicks(Views(world.s3), NOON + timedelta(hours=1)) == []  # its impression was earlier: no stray
+    shown = questions.clicks(Views(world.s3), NOON + 9 * MINUTE, NOON + timedelta(hours=1))
+    assert [(row["clicks"], row["stray_clicks"]) for row in shown] == [(4, 0), (1, 0)]
 
 
 def test_wilson_agrees_with_the_published_interval() -> None:

@@ -153,24 +153,23 @@ def days(views: Views) -> list[Record]:
 def clicks(views: Views, since: datetime | None = None, until: datetime | None = None) -> list[Record]:
     """Click-through rates by segment and by the release that drew the cover, each with a 95 % Wilson interval.
 
-    An impression counts once, and as clicked once, however often either was reported. `stray_clicks` answer no
-    impression that is here, and are in no rate. A cover that stays through later releases keeps the first one's number.
+    Of impressions within the time, whenever they were clicked. An impression counts once, and as clicked once, however
+    often either was reported. `stray_clicks` answer no impression that is here, and are in no rate. A cover that stays
+    through later releases keeps the first one's number.
     """
     rows = views.records(
         """
         with drawn as (select cover_id, min(release) as release from cover_ready where cover_id is not null
                        group by cover_id),
-        seen as (select coalesce(impression_id, event_id) as id, min_by(segment_id, kafka_time) as segment_id,
-                        min_by(cover_id, kafka_time) as cover_id
-                 from user_behavior where kind = 'impression' and time >= $since and time < $until group by id),
-        clicked as (select coalesce(impression_id, event_id) as id, any_value(segment_id) as segment_id,
-                           any_value(cover_id) as cover_id
-                    from user_behavior where kind = 'click' and time >= $since group by id),
-        both_sides as (
-            select coalesce(seen.segment_id, clicked.segment_id) as segment_id,
-                   coalesce(seen.cover_id, clicked.cover_id) as cover_id,
-                   seen.id is not null as is_seen, clicked.id is not null as is_clicked
-            from seen full join clicked on seen.id = clicked.id)
+        answers as (
+            select coalesce(impression_id, event_id) as id, bool_or(kind = 'impression') as is_seen,
+                   bool_or(kind = 'click') as is_clicked,
+                   coalesce(min(time) filter (kind = 'impression'), min(time)) as began,
+                   coalesce(min_by(segment_id, kafka_time) filter (kind = 'impression'),
+                            any_value(segment_id)) as segment_id,
+                   coalesce(min_by(cover_id, kafka_time) filter (kind = 'impression'), any_value(cover_id)) as cover_id
+            from user_behavior where kind in ('impression', 'click') group by id),
+        both_sides as (select * from answers where began >= $since and began < $until)
         select segment_id, release, count(*) filter (is_seen) as impressions,
                count(*) filter (is_seen and is_clicked) as clicks,
                count(*) filter (not is_seen) as stray_clicks
