@@ -11,10 +11,11 @@ topics are shared by the session's tests, so use groups and ids of your own. `ow
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -31,9 +32,25 @@ from workers.settings import S3, Feast, Kafka
 from workers.storage import ObjectStore
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """What the first of the session's pytest workers that needs it makes for all: only to be read."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            part = folder.with_suffix(".part")
+            shutil.rmtree(part, ignore_errors=True)
+            make(part)
+            part.rename(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def _applied(tmp_path_factory: pytest.TempPathFactory) -> Feast:
-    return apply_feast(tmp_path_factory.mktemp("feast") / "repo")
+    repo = tmp_path_factory.mktemp("feast") / "repo"
+    shutil.copytree(made_once(tmp_path_factory, "applied", apply_feast), repo)
+    return Feast(repo=repo, yaml=repo / "feature_store.yaml")
 
 
 def pytest_xdist_auto_num_workers() -> int:
@@ -159,8 +176,7 @@ def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
 
 
 @pytest.fixture(scope="session")
-def tiny_model(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    child = zygote.start("tiny", [str(folder / "tiny"), "0"], {}, folder / "tiny.log")
-    assert child.wait(240) == 0, (folder / "tiny.log").read_text()
-    return folder / "tiny"
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from icg.init import init_tiny
+
+    return made_once(tmp_path_factory, "tiny", init_tiny)

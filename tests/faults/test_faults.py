@@ -1,7 +1,7 @@
 """The pipeline on real Kafka, S3 and Redis while each of them, each service and the network between them fail.
 
-`python -m tests.faults` does the same for as long as one likes. One of the planted bugs is in `make test`, the others
-are in `make night`; that the checker counts each is in `test_checker.py`, too.
+`python -m tests.faults` does the same for as long as one likes. The planted bugs are in `make night`; that the checker
+counts each, once what it sees has gone wrong, is in `test_checker.py`.
 """
 
 from __future__ import annotations
@@ -123,6 +123,7 @@ def test_a_put_without_if_match_is_counted(make: Make) -> None:
     assert run.finish(patience=0).findings["stale"]
 
 
+@pytest.mark.night
 def test_an_ignored_retract_is_counted(make: Make) -> None:
     run = make(3, "retract ignored", services=COVERS[:1])
     begin(run)

@@ -19,7 +19,6 @@ from PIL import Image, ImageDraw
 from icg.adapter import Adapter
 from icg.alignment import rewards
 from icg.alignment.student import USER_PATH
-from icg.init import init_tiny
 from icg.preference import Head
 from infra.servers.process import free_port
 from workers import probes
@@ -52,14 +51,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     table = [(user, row, row - row % 3 + (row + step) % 3) for user, row, step in chosen]
     user, liked, other = np.array(table, np.int64).T
     np.savez(folder / "choices.npz", user=user, chosen=liked, rejected=other)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Not the zygote's `tiny_model`: torch has to be imported here anyway."""
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    init_tiny(folder)
     return folder
 
 
@@ -103,9 +94,9 @@ class World:
 
 
 @pytest.fixture
-def world(kafka: Kafka, s3: S3, store: ObjectStore, model: Path, data: Path, tmp_path: Path) -> Iterator[World]:
+def world(kafka: Kafka, s3: S3, store: ObjectStore, tiny_model: Path, data: Path, tmp_path: Path) -> Iterator[World]:
     torch.set_num_threads(1)
-    world = World(Settings(kafka=kafka, s3=s3, cache=tmp_path / "cache"), model, data, tmp_path)
+    world = World(Settings(kafka=kafka, s3=s3, cache=tmp_path / "cache"), tiny_model, data, tmp_path)
     yield world
     world.producer.close()
 

@@ -61,10 +61,6 @@ def run(settings: Settings, stop: threading.Event, make: MakeGenerator = make_ge
     Returns:
         The exit status: 0 when it was told to stop, 1 when it cannot go on.
     """
-    import torch
-
-    if settings.covers.threads:
-        torch.set_num_threads(settings.covers.threads)
     sys.setswitchinterval(SWITCH_SECONDS)
     health = Health(settings.health_port, host=settings.health_host, service="covers")
     # Not asyncio.run: it waits without limit for what is left at the end, and a crashed Faust leaves tasks that stay.

@@ -87,6 +87,7 @@ class Studio:
         self._health = health
         self._drawer = ThreadPoolExecutor(1, "generator")
         self._judges = ThreadPoolExecutor(1, "judge")
+        give_threads(self._drawer, settings.threads)
         self._free = asyncio.Semaphore(1)
         self._prepared = False
         self._closing = False
@@ -315,6 +316,21 @@ class Studio:
         except Exception as error:
             log.error("a trial item cannot be drawn either: %s", error)
             return False
+
+
+def give_threads(executor: ThreadPoolExecutor, threads: int) -> None:
+    """Give torch's threads to an executor's one thread; whichever thread uses torch first from now on works alone.
+
+    Each Python thread that splits work has a team of its own in libgomp. As soon as all teams together have more
+    threads than there are cores, those that wait for one another go to sleep instead of spinning: drawing small
+    tensors takes a third longer on four cores and twice as long on two (`bench/stream.py`).
+    """
+    import torch
+
+    threads = threads or torch.get_num_threads()
+    executor.submit(torch.get_num_threads).result()  # a thread's first use of torch sets what was last said anywhere
+    executor.submit(torch.set_num_threads, threads).result()
+    torch.set_num_threads(1)
 
 
 def out_of_memory(error: Exception) -> bool:

@@ -58,7 +58,6 @@ from transformers import (
 from icg.adapter import Adapter, AdapterConfig
 from icg.conditioning import Base, base_of
 from icg.generator import CoverGenerator
-from icg.init import init_tiny
 from icg.mllm import MLLM
 from icg.sampling import SamplerConfig
 
@@ -479,8 +478,6 @@ def picture() -> Image.Image:
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny(tiny_model: Path) -> Path:
     """What `icg init tiny` writes."""
-    folder = tmp_path_factory.mktemp("icg-tiny")
-    init_tiny(folder)
-    return folder
+    return tiny_model
