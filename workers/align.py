@@ -33,8 +33,12 @@ def align(
     sampler_steps: Annotated[int, typer.Option(min=1, help="Steps in which covers are drawn.")] = 20,
 ) -> None:
     """Align the adapter to what people's clicks have taught, judge it, release it."""
+    from workers import logs
     from workers.realignment import Plan, run
     from workers.settings import settings
+
+    if watch:
+        logs.configure(settings(), "align")
 
     plan = Plan(
         catalogue, choices, folder, judge, validation, steps, batch, rate, pull, margin, watched, device, size,

@@ -74,7 +74,11 @@ def bootstrap(
     store.ensure_bucket()
     producer = Producer(config.kafka, "bootstrap")
     try:
-        release = first_release(Releases(store, config.cache, producer), model)
+        releases = Releases(store, config.cache, producer)
+        current = releases.current()
+        if current is not None and model is not None:
+            typer.echo(f"release {current.number} stays; {model} is not read: icg models release {model}", err=True)
+        release = first_release(releases, model)
         if "segments" not in release.parts:
             release = people(config, users)
     finally:

@@ -219,7 +219,7 @@ def _status() -> int:
     # A command answers in its own lines; what is logged on the way is for services, which say where it goes.
     logging.getLogger("workers").addHandler(logging.NullHandler())
     try:
-        return _command()(standalone_mode=False) or 0
+        return _command()(prog_name="icg", standalone_mode=False) or 0
     except typer.TyperException as error:  # typer's own answer is a box of six lines
         _say_usage(error)
         return error.exit_code

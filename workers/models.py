@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
@@ -70,6 +71,38 @@ def card(part: str, revision: Annotated[str, typer.Argument(help="All 64 digits,
     except BadPart as error:
         raise UserError(str(error)) from None
     typer.echo(found.model_dump_json(indent=2, exclude_none=True))
+
+
+@app.command()
+def release(
+    folder: Annotated[
+        Path, typer.Argument(help="With some of base/ mllm/ space/ adapter/ rewards/ preference/.", exists=True)
+    ],
+    reason: Annotated[str, typer.Option(help="Kept in the release.")] = "",
+) -> None:
+    """Release the parts that a folder has; what it lacks stays as it is. The workers swap it in between two batches."""
+    from workers.bootstrap import IN_SPACE, PARTS
+
+    releases = _releases(announce=True)
+    current = releases.current()
+    if current is None:
+        raise UserError(f"nothing is released yet: icg bootstrap --model {folder}")
+    there = [part for part in PARTS if (folder / part).is_dir()]
+    if not there:
+        raise UserError(f"{folder} has none of {', '.join(PARTS)}")
+    parts = dict(current.parts)
+    for part in there:
+        space = parts["space"] if part in IN_SPACE else None
+        parts[part] = releases.put_folder(part, folder / part, space=space, made_by="icg models release")
+    changed = {part: revision for part, revision in parts.items() if current.parts.get(part) != revision}
+    if not changed:
+        typer.echo(f"release {current.number} has them already")
+        return
+    try:
+        made = releases.publish(changed, reason or f"released from {folder}", next(iter(changed)))
+    except BadPart as error:
+        raise UserError(str(error)) from None
+    typer.echo(f"release {made.number} has new {', '.join(sorted(changed))}")
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -50,10 +51,35 @@ def test_a_new_deployment_has_model_users_and_segments_then(
     features.close()
     assert [row["vector"] for row in rows] == [pytest.approx(each.vector) for each in segments.segments]
 
-    again = command(settings, "bootstrap")
+    again = command(settings, "bootstrap", "--model", str(tiny_model))
     assert again.returncode == 0, again.stderr
     assert again.stdout == done.stdout
+    assert again.stderr.startswith(f"release {release.number} stays; {tiny_model} is not read: ")
     assert Releases(store, settings.cache).current() == release
+
+
+def test_parts_of_a_folder_are_released_beside_the_present_ones(
+    settings: Settings, store: ObjectStore, tiny_model: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "new"
+    shutil.copytree(tiny_model / "adapter", folder / "adapter")
+    early = command(settings, "models", "release", str(folder))
+    assert early.returncode != 0
+    assert early.stderr == f"icg: nothing is released yet: icg bootstrap --model {folder}\n"
+
+    first = first_release(Releases(store, settings.cache, None), tiny_model)
+    same = command(settings, "models", "release", str(folder))
+    assert same.stdout == f"release {first.number} has them already\n"
+    (folder / "adapter" / "sampler.json").write_text('{"guidance": 2.0}')
+    done = command(settings, "models", "release", str(folder), "--reason", "bolder")
+    assert done.stdout == f"release {first.number + 1} has new adapter\n", done.stderr
+    release = Releases(store, settings.cache).current()
+    assert release is not None
+    assert release.reason == "bolder"
+    assert {part for part in PARTS if release.parts[part] != first.parts[part]} == {"adapter"}
+
+    empty = command(settings, "models", "release", str(tmp_path))
+    assert empty.stderr.startswith(f"icg: {tmp_path} has none of base, ")
 
 
 def test_what_a_crash_left_out_is_made_up_for(settings: Settings, store: ObjectStore, tiny_model: Path) -> None:
