@@ -12,7 +12,6 @@ from pydantic import BaseModel
 from workers.events import (
     DEAD_LETTERS,
     EVENTS,
-    ID_PATTERN,
     CoverReady,
     Event,
     ItemPublish,
@@ -99,20 +98,7 @@ def documents() -> dict[str, str]:
 def schema(name: str, model: type[BaseModel]) -> dict[str, Any]:
     """The JSON Schema of one model: what a reader accepts."""
     made = model.model_json_schema(mode="validation")
-    _complete(made)
     return {"$schema": DIALECT, "$id": f"urn:icg:schema:{name}:v1", **made}
-
-
-def _complete(node: Any) -> None:
-    """Say what pydantic leaves out: an id is not "." or ".."."""
-    if isinstance(node, dict):
-        if node.get("pattern") == ID_PATTERN:
-            node["not"] = {"enum": [".", ".."]}
-        for each in node.values():
-            _complete(each)
-    elif isinstance(node, list):
-        for each in node:
-            _complete(each)
 
 
 def asyncapi() -> dict[str, Any]:
