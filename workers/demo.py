@@ -210,9 +210,7 @@ class Demo:
 
     def _start(self, settings: Settings, services: Supervisor, names: Sequence[str], health: Mapping[str, str]) -> None:
         sections = {name: getattr(settings, name) for name in ("kafka", "s3", "feast", "api", "preferences", "audit")}
-        # Threads of torch spin while they wait for one another, on cores that servers and other services need.
-        passive = {"OMP_WAIT_POLICY": "PASSIVE"}
-        variables = environment(**sections) | passive | {"ICG_CACHE": str(settings.cache)}
+        variables = environment(**sections) | {"ICG_CACHE": str(settings.cache)}
         for name in names:
             own = {"ICG_HEALTH_PORT": health[name].rsplit(":", 1)[1]} if name != "api" else {}
             services.start(name, ["run", name], variables | own)
