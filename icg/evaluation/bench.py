@@ -31,6 +31,7 @@ from icg.evaluation.contenders import (
     user,
 )
 from icg.evaluation.contenders.best_of import Prefer
+from icg.evaluation.contenders.filtered import Worth
 from icg.evaluation.contenders.prompted import Vocabulary, painter
 from icg.evaluation.people import Floats
 from icg.evaluation.world import EvalConfig, World
@@ -114,7 +115,8 @@ class Bench:
                 "planted": lambda: Planted(panel.gallery, panel.utility),
                 "best_of_8": lambda: BestOfShared(own, self.prefer),
                 "best_of_8_at_icg_cost": lambda: BestOfShared(own, self.prefer, None),
-                "filtered_neutral": self._filtered,
+                "filtered_neutral": lambda: self._filtered("filtered_neutral", self._utility),
+                "filtered_by_reward": lambda: self._filtered("filtered_by_reward", self._reward),
                 "inferred_prompt": lambda: InferredPrompt(painter(own.base), self._vocabulary(), self.guided),
                 "prompt_oracle": lambda: PromptOracle(
                     painter(own.base), self._vocabulary(), self.guided, panel.utility, self.world.study.train
@@ -136,12 +138,18 @@ class Bench:
     def _rival(self, name: str) -> Callable[[], Contender]:
         return lambda: user(self.rivals[name], name)
 
-    def _filtered(self) -> Contender:
+    def _filtered(self, name: str, worth: Worth) -> Contender:
         concepts = self.world.practice.concepts()[: self.config.practice]
         numbers = [reader.number for reader in self.people]
         items, _ = cases(self.world.practice, concepts, "title", numbers, self.avoid)
-        plain = neutral(self.generator)
-        return FilteredNeutral(plain, self.world.panel.utility, items, seeds(items, self.config.seed))
+        return FilteredNeutral(neutral(self.generator), worth, items, seeds(items, self.config.seed), name)
+
+    def _utility(self, case: Case, people: Sequence[Reader], images: Sequence[Image.Image]) -> Floats:
+        numbers = [reader.number for reader in people]
+        return self.world.panel.utility.of(case.concept, case.topic, numbers, images)
+
+    def _reward(self, case: Case, people: Sequence[Reader], images: Sequence[Image.Image]) -> Floats:
+        return self.prefer(people, images)
 
     def _vocabulary(self) -> Vocabulary:
         return Vocabulary.of(self.world.study.train)

@@ -1,20 +1,24 @@
 """The neutral cover through the best global colour and contrast filter for each reader: the trap of a colour metric.
 
-The filter is chosen by the *true* utility of filtered neutral covers of other items, which ICG never sees: where this
-control is beaten, it is beaten with that handicap.
+The filter is chosen on covers of other items: by *true* utility, which ICG never sees, so that this control is beaten
+with that handicap; or by the stack's own preference model (`filtered_by_reward`), which tells what stands in the way
+where ICG is beaten: whoever beats it with the same reward says that the adapter does not do what it was asked.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
 from icg.evaluation.contenders.base import Case, Contender, Drawn, Reader, clock
-from icg.evaluation.utility import Utility
+from icg.evaluation.people import Floats
+
+Worth = Callable[[Case, Sequence[Reader], Sequence[Image.Image]], Floats]
+"""[readers, images]: what pictures of one item are worth to them."""
 
 
 @dataclass(frozen=True)
@@ -47,17 +51,24 @@ class FilteredNeutral:
 
     Args:
         neutral: draws the covers that are filtered.
+        worth: chooses the filters.
         practice: items of other concepts, on whose neutral covers the filters are chosen.
         seeds: one for each of them.
     """
 
-    name = "filtered_neutral"
-
-    def __init__(self, neutral: Contender, utility: Utility, practice: Sequence[Case], seeds: Sequence[int]) -> None:
+    def __init__(
+        self,
+        neutral: Contender,
+        worth: Worth,
+        practice: Sequence[Case],
+        seeds: Sequence[int],
+        name: str = "filtered_neutral",
+    ) -> None:
         if not practice:
             raise ValueError("no items to choose filters on")
         self.neutral = neutral
-        self.utility = utility
+        self.worth = worth
+        self.name = name
         self.practice = practice
         self.seeds = seeds
         self._chosen: dict[int, Filter] = {}
@@ -71,7 +82,7 @@ class FilteredNeutral:
         drawn = self.neutral.draw(self.practice, new[:1], self.seeds)
         for case, row in zip(self.practice, drawn.images, strict=True):
             filtered = [one(row[0]) for one in FILTERS]
-            total += self.utility.of(case.concept, case.topic, [reader.number for reader in new], filtered)
+            total += self.worth(case, new, filtered)
         for reader, best in zip(new, total.argmax(axis=1), strict=True):
             self._chosen[reader.number] = FILTERS[best]
 

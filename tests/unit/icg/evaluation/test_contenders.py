@@ -1,5 +1,6 @@
 """Contenders on a planted generator, whose right answer is known."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -155,15 +156,18 @@ def test_a_colour_filter_is_found_for_who_likes_its_colours(
         def draw(self, some: list[Case], users: list[Reader], noise: list[int]):  # type: ignore[no-untyped-def]
             return neutral(source if some is practice else blind).draw(some, users, noise)
 
+    def worth(case: Case, users: Sequence[Reader], images: Sequence[Image.Image]) -> np.ndarray:
+        return utility.of(case.concept, case.topic, [each.number for each in users], images)
+
     few, items = people[:6], items[:10]
-    contender = FilteredNeutral(Both(), utility, practice, seeds(practice, 9))
+    contender = FilteredNeutral(Both(), worth, practice, seeds(practice, 9))
     noise = seeds(items, 0)
     filtered = liked(utility, items, few, contender.draw(items, few, noise).images)
     plain = liked(utility, items, few, neutral(blind).draw(items, few, noise).images)
     assert wins_over(filtered, plain, 2).value > 0.55
     assert len({contender.chosen(reader) for reader in few}) > 1
     with pytest.raises(ValueError, match="no items"):
-        FilteredNeutral(Both(), utility, [], [])
+        FilteredNeutral(Both(), worth, [], [])
 
 
 def test_filters_leave_white_white_and_one_of_them_does_nothing() -> None:

@@ -30,8 +30,8 @@ def test_the_ladder_is_climbed_and_what_was_drawn_is_kept(bench: Bench, tmp_path
     assert [number for number, _, _ in rungs] == [0, 1, 2, 3, 4, 5, 5, 5, 5, 5, 6]
     values = {row.name: row.value for _, _, made in rungs for row in made}
     contenders = (
-        "neutral mismatched filtered_neutral inferred_prompt prompt_oracle best_of_8 best_of_8_at_icg_cost icg_segment "
-        "random_embedding liked_sft reference planted oracle"
+        "neutral mismatched filtered_neutral filtered_by_reward inferred_prompt prompt_oracle best_of_8 "
+        "best_of_8_at_icg_cost icg_segment random_embedding liked_sft reference planted oracle"
     )
     for name in contenders.split():
         assert values[f"wins_over_{name}_low"] <= values[f"wins_over_{name}"] <= values[f"wins_over_{name}_high"]
