@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shlex
 import shutil
 import signal
@@ -211,6 +212,8 @@ class Demo:
     def _start(self, settings: Settings, services: Supervisor, names: Sequence[str], health: Mapping[str, str]) -> None:
         sections = {name: getattr(settings, name) for name in ("kafka", "s3", "feast", "api", "preferences", "audit")}
         variables = environment(**sections) | {"ICG_CACHE": str(settings.cache)}
+        # Threads of torch spin while they wait for one another: a core is left to the servers and the other services.
+        variables.setdefault("ICG_COVERS_THREADS", str(min(2, max(1, _cores() - 1))))
         for name in names:
             own = {"ICG_HEALTH_PORT": health[name].rsplit(":", 1)[1]} if name != "api" else {}
             services.start(name, ["run", name], variables | own)
@@ -405,6 +408,10 @@ def _learned(releases: Releases, before: Release, health: Mapping[str, str]) -> 
     if current is None or current.parts["preference"] == before.parts["preference"]:
         return 0
     return 2 if probes.metric(health["covers"], "icg_release") >= current.number else 1
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _import_ahead() -> None:

@@ -15,38 +15,35 @@ from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     AwareDatetime,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
-    GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     StringConstraints,
     ValidationError,
     model_validator,
 )
-from pydantic_core import CoreSchema, core_schema
 
 ID_PATTERN = r"^[A-Za-z0-9._~-]{1,128}$"
 NEUTRAL = "neutral"
 """The reserved segment of nobody in particular."""
 
 
+def _not_dots(value: str) -> str:
+    # "." and ".." match the pattern but would walk up a path in S3 consoles, file systems and URLs.
+    if value in {".", ".."}:
+        raise ValueError("an id may not be '.' or '..'")
+    return value
+
+
 class _NotDots:
-    """`.` and `..` match the pattern but would walk up a path in S3 consoles, file systems and URLs."""
+    """Says so in the JSON Schema."""
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_after_validator_function(self._check, handler(source))
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {**handler(schema), "not": {"enum": [".", ".."]}}
-
-    @staticmethod
-    def _check(value: str) -> str:
-        if value in {".", ".."}:
-            raise ValueError("an id may not be '.' or '..'")
-        return value
+    def __get_pydantic_json_schema__(self, core_schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {**handler(core_schema), "not": {"enum": [".", ".."]}}
 
 
 def _written_out(value: object) -> object:
@@ -58,7 +55,7 @@ def _written_out(value: object) -> object:
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]")
 Time = Annotated[AwareDatetime, BeforeValidator(_written_out)]
-Id = Annotated[str, StringConstraints(pattern=ID_PATTERN), _NotDots()]
+Id = Annotated[str, StringConstraints(pattern=ID_PATTERN), AfterValidator(_not_dots), _NotDots()]
 Title = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
 ADDRESS_PATTERN = r"^(s3|https)://[^\s]+$"
 Address = Annotated[str, StringConstraints(pattern=ADDRESS_PATTERN, max_length=2000)]
