@@ -76,7 +76,12 @@ def card(part: str, revision: Annotated[str, typer.Argument(help="All 64 digits,
 @app.command()
 def release(
     folder: Annotated[
-        Path, typer.Argument(help="With some of base/ mllm/ space/ adapter/ rewards/ preference/.", exists=True)
+        Path,
+        typer.Argument(
+            help="With some of base/ mllm/ space/ adapter/ rewards/ preference/ (in place of what clicks taught).",
+            exists=True,
+            file_okay=False,
+        ),
     ],
     reason: Annotated[str, typer.Option(help="Kept in the release.")] = "",
 ) -> None:

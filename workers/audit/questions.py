@@ -168,12 +168,12 @@ def clicks(views: Views, since: datetime | None = None, until: datetime | None =
                    coalesce(min_by(segment_id, kafka_time) filter (kind = 'impression'),
                             any_value(segment_id)) as segment_id,
                    coalesce(min_by(cover_id, kafka_time) filter (kind = 'impression'), any_value(cover_id)) as cover_id
-            from user_behavior where kind in ('impression', 'click') group by id),
-        both_sides as (select * from answers where began >= $since and began < $until)
+            from user_behavior where kind in ('impression', 'click') group by id
+            having began >= $since and began < $until)
         select segment_id, release, count(*) filter (is_seen) as impressions,
                count(*) filter (is_seen and is_clicked) as clicks,
                count(*) filter (not is_seen) as stray_clicks
-        from both_sides left join drawn using (cover_id)
+        from answers left join drawn using (cover_id)
         group by segment_id, release order by segment_id nulls last, release nulls last
         """,
         {
