@@ -133,7 +133,7 @@ def _kill_no_suspect(world: World, child: Child) -> None:
     until = time.monotonic() + 120
     while True:
         os.kill(child.pid, signal.SIGSTOP)
-        time.sleep(0.3)  # what it has asked of the store is done meanwhile
+        time.sleep(1)  # what it has asked of the store is done meanwhile
         world.look()
         if not _suspects(world) - world.ready.keys():  # what has ended stays in a record until its next writing
             child.kill()

@@ -22,7 +22,7 @@ from infra.servers.process import free_port
 from tests.servers import Real
 from tests.unit.workers.covers.test_references import png_bomb
 from tests.zygote import Child, Zygote
-from workers.covers.inflight import parse, record_key
+from workers.covers.inflight import GIVE_UP, parse, record_key
 from workers.embedded import Embedded
 from workers.events import ItemPublish, ItemRefresh, Outcome
 from workers.policies import unpack
@@ -516,6 +516,25 @@ def test_sigterm_drains_and_the_next_worker_goes_on(world: World, covers: Child,
         assert manifest.generation == 1
         assert {event.outcome for event in world.ready[source]} == {Outcome.DRAWN}
         assert len({event.event_id() for event in world.ready[source]}) == 1
+
+
+def test_an_event_that_needs_no_drawing_is_not_given_up(world: World, zygote: Zygote) -> None:
+    """What had just been announced when the worker was killed comes again, with one death more on record."""
+    partition = world.send(publish("announced"))[1]
+    with zygote.start("covers", [], world.environment(), world.folder / "covers5.log").running() as first:
+        until(lambda: world.manifest("announced") is not None, 90)
+        assert first.terminate() == 0
+    again = world.send(publish("announced"))
+    assert again[1] == partition
+    key = record_key(again[:2])
+    record = world.store.get(key)
+    assert record is not None
+    world.store.put_if(key, json.dumps({str(again[2]): GIVE_UP}).encode(), record.etag)
+    with zygote.start("covers", [], world.environment(), world.folder / "covers6.log").running() as second:
+        world.wait([again], 90, second.check)
+        assert second.terminate() == 0
+    assert again not in world.dead
+    assert world.ready[again][0].outcome is Outcome.UNCHANGED
 
 
 def test_sigterm_is_obeyed_though_the_store_is_away(world: World, zygote: Zygote, servers: Embedded | Real) -> None:

@@ -136,8 +136,6 @@ class Worker:
         with metrics.stage("validate"):
             event = kind.decode(message.value)
         deaths = await self._deaths(message)
-        if deaths >= GIVE_UP:
-            raise BadEvent(f"drawing it has ended the worker {deaths} times")
         lock = self._items.setdefault(event.item_id, asyncio.Lock())
         if lock.locked() and kind is ItemPublish:
             # The item may be busy with a refresh that waits behind all publishes.
@@ -148,7 +146,7 @@ class Worker:
         while True:
             try:
                 async with lock:
-                    outcome, manifest, reason = await self._settle(event, message, deaths >= DRAW_ALONE, memory)
+                    outcome, manifest, reason = await self._settle(event, message, deaths, memory)
                     try:
                         await self._announce(event.item_id, outcome, manifest, message, reason)
                     finally:
@@ -191,7 +189,7 @@ class Worker:
         await self._studio.current(least=wanted)
 
     async def _settle(
-        self, event: ItemPublish | ItemRefresh, message: Message, alone: bool, memory: _Memory
+        self, event: ItemPublish | ItemRefresh, message: Message, deaths: int, memory: _Memory
     ) -> tuple[Outcome, Manifest | None, str | None]:
         """Read, decide, and write the manifest if there is something to write; else say why there is not."""
         loaded = await self._studio.current()
@@ -208,7 +206,7 @@ class Worker:
                 manifest = tombstone
             case Draw(item, segments):
                 refreshing = before if isinstance(event, ItemRefresh) else None
-                drawn = await self._covers(item, segments, refreshing, loaded, message, alone, memory)
+                drawn = await self._covers(item, segments, refreshing, loaded, message, deaths, memory)
                 if drawn is None:
                     return Outcome.UNCHANGED, before, nothing_to_draw(segments, loaded.segments, loaded.number)
                 reference_sha256, covers = drawn
@@ -233,7 +231,7 @@ class Worker:
         refreshing: Manifest | None,
         loaded: Loaded,
         message: Message,
-        alone: bool,
+        deaths: int,
         memory: _Memory,
     ) -> tuple[str | None, dict[str, dict[str, ManifestCover]]] | None:
         """The item's covers, stored; None if a refresh finds all of them there already.
@@ -256,6 +254,9 @@ class Worker:
         passed = await self._existing(item, wanted)
         missing = [cover for cover_id, cover in wanted.items() if cover_id not in passed]
         if missing:
+            # Not before: an event whose covers are there is finished, however many deaths it has seen.
+            if deaths >= GIVE_UP:
+                raise BadEvent(f"drawing it has ended the worker {deaths} times")
             job = Job(
                 item_id=item.item_id,
                 partition=(message.topic, message.partition),
@@ -267,7 +268,7 @@ class Worker:
                 loaded=loaded,
                 future=asyncio.get_running_loop().create_future(),
                 rank=memory.rank,
-                alone=alone,
+                alone=deaths >= DRAW_ALONE,
                 trace=tracing.get_current(),
             )
             judged = await self._studio.draw(job)
