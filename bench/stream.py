@@ -229,11 +229,10 @@ def main() -> int:
         folder = Path(temporary)
         model = options.model
         if model is None:
-            from icg.init import init_tiny
-            from icg.tiny.files import SHIPPED
+            from icg.tiny import shipped
 
             model = folder / "model"
-            init_tiny(model, weights=SHIPPED)
+            shipped.write(model)
         with Embedded(folder / "servers") as servers:
             world = World(folder / "world", servers.kafka, servers.s3, servers.feast, model, covers)
             world.folder.mkdir(exist_ok=True)

@@ -86,8 +86,17 @@ def bootstrap(
     typer.echo(f"release {release.number}: {', '.join(sorted(release.parts))}")
 
 
-def first_release(releases: Releases, model: Path | None) -> Release:
-    """The release that there is, else one of a model folder, else one of icg-tiny as shipped (which needs torch).
+def first_release(
+    releases: Releases,
+    model: Path | None = None,
+    *,
+    made_by: str = "icg bootstrap",
+    progress: Callable[[int], None] = lambda done: None,
+) -> Release:
+    """The release that there is, else one of a model folder, else one of icg-tiny as shipped.
+
+    Args:
+        progress: called with how many parts are stored.
 
     Raises:
         UserError: the folder lacks a part.
@@ -96,13 +105,12 @@ def first_release(releases: Releases, model: Path | None) -> Release:
     if current is not None:
         return current
     if model is not None:
-        return release_folder(releases, model, made_by="icg bootstrap")
-    from icg import init_tiny
-    from icg.tiny.files import SHIPPED
+        return release_folder(releases, model, made_by=made_by, progress=progress)
+    from icg.tiny import shipped
 
     with tempfile.TemporaryDirectory(prefix="icg-bootstrap-") as scratch:
-        init_tiny(Path(scratch) / "model", weights=SHIPPED)
-        return release_folder(releases, Path(scratch) / "model", made_by="icg bootstrap")
+        shipped.write(Path(scratch))
+        return release_folder(releases, Path(scratch), made_by=made_by, progress=progress)
 
 
 def release_folder(

@@ -85,10 +85,14 @@ def init(
         raise typer.BadParameter(f"{directory} is there already and is not an empty folder")
     if weights is not None and not any(weights.glob("*.safetensors")):
         raise typer.BadParameter(f"no trained weights (*.safetensors) are in {weights}: `icg train export` writes them")
-    from icg import init_tiny
-    from icg.tiny.files import SHIPPED
+    if weights is not None or untrained:
+        from icg import init_tiny
 
-    init_tiny(directory, seed=seed, weights=None if untrained else weights or SHIPPED)
+        init_tiny(directory, seed=seed, weights=None if untrained else weights)
+    else:
+        from icg.tiny import shipped
+
+        shipped.write(directory)
     typer.echo(f"{directory}: {', '.join(sorted(path.name for path in directory.iterdir() if path.is_dir()))}")
 
 

@@ -13,10 +13,7 @@ import shlex
 import shutil
 import signal
 import socket
-import subprocess
 import sys
-import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -30,7 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from workers import probes
-from workers.bootstrap import EXAMPLES, PARTS, people, release_folder
+from workers.bootstrap import EXAMPLES, PARTS, first_release, people
 from workers.embedded import Embedded
 from workers.events import DEAD_LETTERS, NEUTRAL, CoverReady, ItemPublish
 from workers.exceptions import EmbeddedError, Fault, UserError
@@ -111,9 +108,9 @@ class Demo:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.default_int_handler)
         try:
-            with ModelBuild() as model, self._servers() as embedded, Supervisor(self._folder / "logs") as services:
+            with self._servers() as embedded, Supervisor(self._folder / "logs") as services:
                 with self._progress:
-                    result = self._loop(embedded, services, model)
+                    result = self._loop(embedded, services)
                 self._print(result)
                 if json_file:
                     json_file.write_text(json.dumps(asdict(result), indent=2) + "\n")
@@ -142,7 +139,7 @@ class Demo:
             raise DemoError(f"cannot write to {self._folder}: {error.strerror}") from None
         check_space(self._folder, LEAST_FREE_BYTES)
 
-    def _loop(self, embedded: Embedded, services: Supervisor, model: ModelBuild) -> Result:
+    def _loop(self, embedded: Embedded, services: Supervisor) -> Result:
         settings = Settings(
             kafka=embedded.kafka,
             s3=embedded.s3,
@@ -162,10 +159,8 @@ class Demo:
         releases = Releases(ObjectStore(settings.s3), settings.cache, producer)
 
         with self._stage("model, users, segments", len(PARTS) + 2) as step:
-            model.wait()
-            threading.Thread(target=_import_ahead, name="imports", daemon=True).start()
-            self._release(releases, model, step)
-            before = self._people(settings)
+            first_release(releases, made_by="icg demo", progress=step)
+            before = people(settings, EXAMPLES / "users.parquet")
             step(len(PARTS) + 2)
         self._wait(services, "cover worker ready", 1, lambda: int(probes.ready(health["covers"])))
         items = self._publish(settings, producer)
@@ -226,14 +221,6 @@ class Demo:
         lines = [f"export {name}={shlex.quote(value)}" for name, value in sorted(ours.items())]
         lines.append(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH")
         (self._folder / "env").write_text("\n".join(lines) + "\n")
-
-    def _release(self, releases: Releases, model: ModelBuild, step: Callable[[int], None]) -> Release:
-        """Store the parts of icg-tiny, release them as number 1."""
-        return release_folder(releases, model.wait(), made_by="icg demo", progress=step)
-
-    def _people(self, settings: Settings) -> Release:
-        """Import the example's user embeddings and build segments: the release that covers are drawn under."""
-        return people(settings, EXAMPLES / "users.parquet")
 
     def _publish(self, settings: Settings, producer: Producer) -> list[dict[str, Any]]:
         from workers.publishing import publish_file
@@ -329,35 +316,6 @@ class Demo:
             self._console.print("Ending …")
 
 
-class ModelBuild:
-    """`icg init tiny` in a process of its own, beside the start of the servers; this process never loads torch."""
-
-    def __enter__(self) -> ModelBuild:
-        self._scratch = tempfile.TemporaryDirectory(prefix="icg-demo-")
-        self._folder = Path(self._scratch.name) / "model"
-        self._log = Path(self._scratch.name) / "log"
-        with self._log.open("wb") as log:
-            command = [sys.executable, "-m", "workers.cli", "init", "tiny", str(self._folder)]
-            self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.wait()
-        self._scratch.cleanup()
-
-    def wait(self) -> Path:
-        """The model's folder, once it is whole.
-
-        Raises:
-            DemoError: the build failed; with the last line of its log.
-        """
-        if self._process.wait():
-            lines = self._log.read_text(errors="replace").strip().splitlines()
-            raise DemoError(f"`icg init tiny` failed: {lines[-1] if lines else 'it said nothing'}")
-        return self._folder
-
-
 class Watch:
     """Follows `item-publish` and `cover-ready` from outside: which covers there are, and how long they took."""
 
@@ -412,13 +370,6 @@ def _learned(releases: Releases, before: Release, health: Mapping[str, str]) -> 
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _import_ahead() -> None:
-    """What importing users and publishing need, Feast first: seconds, which pass while the model is being stored."""
-    from workers.feast_store import import_feast
-
-    import_feast()
 
 
 def check_space(folder: Path, least: int) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
+import io
 import json
 import os
 import select
@@ -30,7 +31,8 @@ from typing import IO, Any
 from pydantic import SecretStr
 
 from workers.exceptions import EmbeddedError
-from workers.settings import S3, Feast, Kafka, environment
+from workers.feast_store import apply, import_feast
+from workers.settings import S3, Feast, Kafka
 
 PARTITIONS = 4
 """Of every topic on the mock cluster; librdkafka offers no say in it."""
@@ -205,12 +207,14 @@ class Embedded:
             thread.start()
         try:
             if "feast" in parts:
-                self.feast = apply_feast(self.folder / "feast")
+                import_feast()
         finally:
             for thread in threads:
                 thread.join()
         if failures:
             raise failures[0]
+        if "feast" in parts:
+            self.feast = apply_feast(self.folder / "feast")
         if "kafka" in parts:
             from workers.topics import ensure_topics
 
@@ -271,7 +275,7 @@ def apply_feast(folder: Path) -> Feast:
     """Make `folder` a copy of the feature repository with an empty SQLite store of its own, and apply it.
 
     Raises:
-        EmbeddedError: Feast refuses; its last line says why.
+        EmbeddedError: Feast refuses, and says why.
     """
     template = Feast().repo
     folder.mkdir(parents=True, exist_ok=True)
@@ -281,17 +285,13 @@ def apply_feast(folder: Path) -> Feast:
     (folder / "data").mkdir()
     yaml = folder.resolve() / "feature_store.yaml"
     shutil.copy2(template / yaml.name, yaml)  # its paths are relative to the folder it lies in
-    done = subprocess.run(  # a process of its own: Feast's imports stay out of the supervisor
-        [sys.executable, "-m", "workers.embedded", "feast", str(folder.resolve())],
-        env=environment() | {"FEAST_USAGE": "False"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        last = (done.stderr.strip() or done.stdout.strip() or "no answer").splitlines()[-1]
-        raise EmbeddedError(f"the feature store cannot be set up in {folder}: {last}")
-    return Feast(repo=folder.resolve(), yaml=yaml)
+    feast = Feast(repo=folder.resolve(), yaml=yaml)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # a line for each of its objects
+            apply(feast)
+    except Exception as error:
+        raise EmbeddedError(f"the feature store cannot be set up in {folder}: {error}") from error
+    return feast
 
 
 # What runs in the child processes.
@@ -397,14 +397,5 @@ def _main(kind: str, port: int) -> None:
     os._exit(0)
 
 
-def _apply(folder: Path) -> None:
-    from workers.feast_store import apply
-
-    apply(Feast(repo=folder, yaml=folder / "feature_store.yaml"))
-
-
 if __name__ == "__main__":
-    if sys.argv[1] == "feast":
-        _apply(Path(sys.argv[2]))
-    else:
-        _main(sys.argv[1], int(sys.argv[2]))
+    _main(sys.argv[1], int(sys.argv[2]))

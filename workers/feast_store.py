@@ -210,7 +210,7 @@ def share_sqlite(path: Path) -> None:
 
 
 def apply(settings: Feast) -> None:
-    """`feast apply`, once, in a process that ends then; a deployment calls Feast's own command.
+    """`feast apply`. For a moment the process is in another working directory, which is Feast's way.
 
     Raises:
         Exception: whatever Feast objects to.
@@ -224,5 +224,12 @@ def apply(settings: Feast) -> None:
     config = load_repo_config(settings.repo, yaml)
     if config.online_store.type == "sqlite":
         share_sqlite(sqlite_path(config))
+    before = {*sys.modules}
     sys.path.insert(0, str(settings.repo))  # Feast imports the definitions by their bare names
-    apply_total(config, settings.repo, skip_source_validation=True)
+    try:
+        with contextlib.chdir(Path.cwd()):
+            apply_total(config, settings.repo, skip_source_validation=True)
+    finally:
+        sys.path.remove(str(settings.repo))
+        for name in {path.stem for path in settings.repo.glob("*.py")} - before:
+            sys.modules.pop(name, None)  # the next repository's may be others

@@ -57,8 +57,31 @@ class Patience:
             self._waiting[condition] -= attempt > 0
         if attempt:
             log.info("%s: done after %d tries", what, attempt + 1)
+        self.answered(condition)
+        return result
+
+    def answered(self, condition: str) -> None:
+        """Something succeeded: ready again, unless another call still waits, which knows better and says why."""
         if not self.waits(condition):
             self._health.set(condition, True)
+
+    async def until(self, condition: str, future: asyncio.Future[T], why: str, seconds: float = 5.0) -> T:
+        """Wait for a future for as long as it takes; after so many seconds the worker is not ready.
+
+        Raises:
+            Exception: the future's.
+        """
+        late = False
+        try:
+            while not (await asyncio.wait({future}, timeout=seconds))[0]:
+                self._waiting[condition] += not late
+                late = True
+                self._health.set(condition, False, why)
+                self._health.progress()  # to wait for others is no hanging of ours
+        finally:
+            self._waiting[condition] -= late
+        result = future.result()
+        self.answered(condition)
         return result
 
     async def pause(self, condition: str, what: str, attempt: int, error: BaseException) -> None:

@@ -214,7 +214,7 @@ class _Service:
                     metrics.LAG.labels(topic=group.topic).set(lag)
                     if group.topic == ItemPublish.topic:
                         self.lag = lag
-                self.health.set("kafka", True)
+                self.patience.answered("kafka")
             except Fault as fault:
                 self.health.set("kafka", False, str(fault))
                 self.health.progress()

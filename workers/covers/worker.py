@@ -449,11 +449,7 @@ class Worker:
             try:
                 sent = await self._patience("kafka", "produce", send)
                 delivery = asyncio.wrap_future(sent)
-                while not (await asyncio.wait({delivery}, timeout=5))[0]:
-                    self._health.set("kafka", False, "the broker does not take what we produce")
-                    self._health.progress()
-                delivery.result()
-                self._health.set("kafka", True)
+                await self._patience.until("kafka", delivery, "the broker does not take what we produce")
                 return
             except Fault as fault:
                 attempt += 1

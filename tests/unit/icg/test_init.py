@@ -14,6 +14,7 @@ from icg.preference import Head
 from icg.rewards.preference import CoverEncoder
 from icg.rewards.vision import pixels
 from icg.sampling import SamplerConfig
+from icg.tiny import shipped
 from icg.tiny.files import SHIPPED
 from workers.records import revision_of
 
@@ -82,7 +83,11 @@ def test_the_shipped_weights_fit_their_bounds_and_bring_their_sampler(tmp_path):
     assert sum(sizes) <= 32 * 2**20
     init_tiny(tmp_path, weights=SHIPPED)
     assert (tmp_path / "adapter" / "sampler.json").read_bytes() == (SHIPPED / "sampler.json").read_bytes()
-    generator = CoverGenerator.from_pretrained(tmp_path)
+    shipped.write(tmp_path / "shipped")
+    for part in ("base", "mllm", "adapter", "rewards", "space", "preference"):
+        hint = "python -m icg.tiny.shipped"
+        assert revision(part, tmp_path / "shipped" / part) == revision(part, tmp_path / part), hint
+    generator = CoverGenerator.from_pretrained(tmp_path / "shipped")
     assert (generator.sampler.guidance, generator.sampler.guided) == (3.0, 0.5)
     neutral, own = generator.generate(
         generator.encode([Item("a cat")]), [[None, np.eye(64, dtype=np.float32)[0]]], [1]

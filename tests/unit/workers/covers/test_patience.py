@@ -54,3 +54,23 @@ def test_a_call_that_is_given_up_waits_no_more() -> None:
     with ThreadPoolExecutor(2) as pool:
         asyncio.run(scenario())
     health.close()
+
+
+def test_a_delivery_that_waits_is_not_hidden_by_a_broker_that_answers_other_questions() -> None:
+    async def scenario() -> None:
+        patience = Patience(pool, health)
+        delivery: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        waiting = asyncio.create_task(patience.until("kafka", delivery, "it takes nothing", seconds=0.01))
+        async with asyncio.timeout(60):
+            while not patience.waits("kafka"):
+                await asyncio.sleep(0.01)
+        patience.answered("kafka")
+        assert health.failed() == {"kafka": "it takes nothing"}
+        delivery.set_result(7)
+        assert await waiting == 7
+        assert health.ready
+
+    health = Health(0)
+    with ThreadPoolExecutor(1) as pool:
+        asyncio.run(scenario())
+    health.close()
