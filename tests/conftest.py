@@ -4,7 +4,8 @@ marked `real("kafka", "s3", "redis")`, or with some of the three, real ones as w
 `embedded`: broker, S3 and Feast. `store`: an `ObjectStore` on a bucket of its own. `kafka`: the session's broker; its
 topics are shared by the session's tests, so use groups and ids of your own. `own_kafka`: an empty broker for one test.
 `own_servers`: a broker and a bucket for one module.
-`feast_repo`: settings of an applied, empty feature store for one test. `zygote`: forks covers services quickly.
+`feast_repo`: settings of an applied, empty feature store for one test. `zygote`: forks covers services quickly,
+`light_zygote` the command `icg` and the other services.
 `tiny_model`: a directory that `icg init tiny` made.
 """
 
@@ -171,6 +172,13 @@ def feast_repo(_applied: Feast, tmp_path: Path) -> Feast:
 @pytest.fixture(scope="session")
 def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
     zygote = Zygote(clock.library(tmp_path_factory.mktemp("clock")))
+    yield zygote
+    zygote.close()
+
+
+@pytest.fixture(scope="session")
+def light_zygote() -> Iterator[Zygote]:
+    zygote = Zygote(torch=False)
     yield zygote
     zygote.close()
 

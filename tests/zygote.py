@@ -1,7 +1,8 @@
-"""A process that has imported what is heavy, and forks services on request: a start costs 3 s of loading, not 30.
+"""A process that has imported what is heavy, and forks services and commands on request.
 
-torch, diffusers and transformers take about 25 s of CPU to import, and a test that kills a service starts it again and
-again. Nothing is run before the fork but imports, so that a child is what a fresh process would be.
+torch, diffusers and transformers take about 25 s of CPU to import, Feast, pandas and the like 2 to 6 s, and a test that
+kills a service starts it again and again. Nothing is run before the fork but imports, so that a child is what a fresh
+process would be.
 """
 
 from __future__ import annotations
@@ -13,21 +14,41 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from workers.cli import _command as commands
 from workers.feast_store import import_feast
 
-HEAVY = (
-    "icg.init",
-    "workers.covers.service",
+FEAST = (
     # What opening a feature store would import.
     "feast.infra.offline_stores.dask",
     "feast.infra.online_stores.sqlite",
     "feast.infra.passthrough_provider",
+)
+LIGHT = (
+    *FEAST,
+    "deltalake",
+    "duckdb",
+    "pandas",
+    "pyarrow.parquet",
+    "workers.api.service",
+    "workers.audit.cli",
+    "workers.audit.service",
+    "workers.cli",
+    "workers.people.service",
+    "workers.preferences.service",
+    "workers.publishing",
+    "workers.segments",
+)
+HEAVY = (
+    *FEAST,
+    "icg.init",
+    "workers.covers.service",
     # What loading the tiny model would import.
     "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
     "transformers.models.llava.modeling_llava",
@@ -36,18 +57,23 @@ HEAVY = (
 )
 
 
+Icg = Callable[..., subprocess.CompletedProcess[str]]
+"""Runs the command `icg`."""
+
+
 class Zygote:
     """The test's side. Requests and answers are one JSON line each."""
 
-    def __init__(self, preload: Path | None = None) -> None:
+    def __init__(self, preload: Path | None = None, *, torch: bool = True) -> None:
         """
         Args:
             preload: a library for its children, such as `tests.faults.clock.library`.
+            torch: whether torch is imported, which covers needs and nothing else may have.
         """
         self.preloaded = preload is not None
         variables = {"LD_PRELOAD": str(preload)} if preload else {}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.zygote"],
+            [sys.executable, "-m", "tests.zygote", *(["torch"] if torch else [])],
             cwd=Path(__file__).parents[1],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -72,11 +98,29 @@ class Zygote:
                 to plant (see `tests.faults.planted`), `clock:` with the file of its clock (see `tests.faults.clock`),
                 and for `covers` titles at which it goes wrong (see `_Faulty`), or `sleep:` with the seconds that it
                 takes for a cover instead of drawing it (see `bench.stream.Sleeper`).
-                `tiny`: `icg.init_tiny`; `arguments` are directory and seed.
+                `tiny`: `icg.init_tiny`; `arguments` are directory and seed. `icg`: the command with these arguments.
         """
         pid = self._ask(do=what, arguments=list(arguments), environment=dict(environment), log=str(log))
         self._children.add(pid)
         return Child(self, pid, log)
+
+    def run(
+        self, arguments: Sequence[str], environment: Mapping[str, str], folder: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """The command `icg`, from beginning to end, in this folder."""
+        with tempfile.TemporaryDirectory() as scratch:
+            out, err = Path(scratch, "out"), Path(scratch, "err")
+            pid = self._ask(
+                do="icg",
+                arguments=list(arguments),
+                environment=dict(environment),
+                log=str(out),
+                errors=str(err),
+                folder=str(folder or Path.cwd()),
+            )
+            self._children.add(pid)
+            status = Child(self, pid, err).wait(240, every=0.01)
+            return subprocess.CompletedProcess(["icg", *arguments], status, out.read_text(), err.read_text())
 
     def status(self, pid: int) -> int | None:
         """The exit status of a child (negative: the signal), None while it runs."""
@@ -105,12 +149,12 @@ class Child:
     def status(self) -> int | None:
         return self._zygote.status(self.pid)
 
-    def wait(self, seconds: float) -> int:
+    def wait(self, seconds: float, every: float = 0.05) -> int:
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             if (status := self.status()) is not None:
                 return status
-            time.sleep(0.05)
+            time.sleep(every)
         raise TimeoutError(f"{self.pid} still runs; its log ends: {self.log.read_text()[-2000:]}")
 
     def kill(self) -> None:
@@ -139,8 +183,14 @@ def _child(request: dict[str, Any]) -> int:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
-    os.dup2(log, 2)
+    os.dup2(os.open(request["errors"], os.O_WRONLY | os.O_CREAT) if "errors" in request else log, 2)
     os.environ.update(request["environment"])
+    os.chdir(request.get("folder", "."))
+    if request["do"] == "icg":
+        from workers.cli import main as icg
+
+        sys.argv = ["icg", *request["arguments"]]
+        icg()  # which ends the process
     if request["do"] == "tiny":
         from icg import init_tiny
 
@@ -223,8 +273,11 @@ def _faulty(titles: Sequence[str]) -> Any:
 
 def main() -> None:
     import_feast()  # not by its name: it takes three times as long with run-time checks of its types
-    for heavy in HEAVY:
+    torch = "torch" in sys.argv[1:]
+    for heavy in HEAVY if torch else LIGHT:
         importlib.import_module(heavy)
+    if not torch:
+        commands()  # all of them, to be parsed
     ended: dict[int, int] = {}
     started: set[int] = set()
     for line in sys.stdin:

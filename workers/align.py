@@ -30,7 +30,9 @@ def align(
     watched: Annotated[int, typer.Option(min=2, help="Items on which is judged, for eight people each.")] = 24,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     size: Annotated[int, typer.Option(help="Pixels a side of the covers.")] = 64,
-    sampler_steps: Annotated[int, typer.Option(min=1, help="Steps in which covers are drawn.")] = 20,
+    sampler_steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps in which covers are drawn; default: the adapter's own.")
+    ] = None,
 ) -> None:
     """Align the adapter to what people's clicks have taught, judge it, release it."""
     from workers import logs

@@ -63,7 +63,7 @@ class Plan:
     watched: int = 24
     device: str = "cpu"
     size: int = 64
-    sampler_steps: int = 20
+    sampler_steps: int | None = None
     seed: int = 0
 
 

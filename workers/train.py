@@ -64,7 +64,16 @@ Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")]
 Size = Annotated[int, typer.Option(help="Pixels a side of the covers.")]
 Watched = Annotated[int, typer.Option(min=1, help="Items of validation to draw and look at on the way.")]
-Sampler = Annotated[int, typer.Option("--sampler-steps", min=1, help="Steps in which covers will be drawn.")]
+Sampler = Annotated[
+    int | None,
+    typer.Option("--sampler-steps", min=1, help="Steps in which covers are drawn; default: the adapter's own."),
+]
+Branch = Annotated[
+    float | None,
+    typer.Option(
+        min=0, max=1, help="Share of the steps that an item's covers have in common; default: the adapter's own."
+    ),
+]
 
 
 @app.command()
@@ -80,7 +89,7 @@ def warmup(
     device: Device = "cpu",
     seed: Seed = 0,
     size: Size = 64,
-    sampler_steps: Sampler = 20,
+    sampler_steps: Sampler = None,
     watched: Watched = 12,
     guidance: Annotated[float, typer.Option(help="Of the prediction that is learned.")] = 3.0,
     matching: Annotated[int, typer.Option(help="Steps before, in which tokens alone are matched.")] = 400,
@@ -109,7 +118,7 @@ def liked(
     device: Device = "cpu",
     seed: Seed = 0,
     size: Size = 64,
-    sampler_steps: Sampler = 20,
+    sampler_steps: Sampler = None,
     watched: Watched = 12,
     strength: Annotated[float, typer.Option(help="How far a user's chosen pictures pull.")] = 2.0,
 ) -> None:
@@ -138,7 +147,8 @@ def rewards(
     device: Device = "cpu",
     seed: Seed = 0,
     size: Size = 64,
-    sampler_steps: Sampler = 20,
+    sampler_steps: Sampler = None,
+    branch: Branch = None,
     watched: Watched = 12,
     observe: Annotated[int, typer.Option(min=1, help="Steps between looks at validation.")] = 50,
     patience: Annotated[int, typer.Option(help="Looks without a gain by the judge, then it ends.")] = 3,
@@ -149,7 +159,7 @@ def rewards(
     """Rewards are back-propagated into the adapter; ends early when the judge sees no more gain."""
     stages = _imported("icg.alignment.stages")
     stage = stages.Stage(
-        model, catalogue, folder, validation, start, device, size, sampler_steps, choices, watched, judge
+        model, catalogue, folder, validation, start, device, size, sampler_steps, choices, watched, judge, branch
     )
     ends = {"watch": "judge_gain", "patience": patience} if judge else {}
     run = stages.Run(
@@ -185,7 +195,7 @@ def dpo(
     device: Device = "cpu",
     seed: Seed = 0,
     size: Size = 64,
-    sampler_steps: Sampler = 20,
+    sampler_steps: Sampler = None,
     watched: Watched = 12,
     pairs: Annotated[int, typer.Option(min=1, help="Best and worst of eight, drawn once.")] = 512,
     beta: Annotated[float, typer.Option(help="How sharply a difference of errors decides.")] = 500.0,

@@ -109,10 +109,14 @@ class Material:
         """The bare titles of its rows."""
         return [self.catalogue.titles[row] for row in batch["rows"].tolist()]
 
-    def draw_noise(self, count: int, generator: torch.Generator, middle: bool = False) -> Batch:
-        """`noise` [count, C, h, w]; `times` [count], evenly from those that sampling visits or their middle half."""
-        quarter = len(self.times) // 4 if middle else 0
-        which = torch.randint(quarter, len(self.times) - quarter, (count,), generator=generator)
+    def draw_noise(self, count: int, generator: torch.Generator, start: float = 0.0, end: float = 1.0) -> Batch:
+        """`noise` [count, C, h, w]; `times` [count], evenly from those that sampling visits.
+
+        Args:
+            start, end: between which shares of the way from noise to picture.
+        """
+        first = min(int(start * len(self.times)), len(self.times) - 1)
+        which = torch.randint(first, max(first + 1, int(end * len(self.times))), (count,), generator=generator)
         shape = (count, *self.base.latent_shape(*self.size))
         return {"noise": torch.randn(shape, generator=generator), "times": self.times[which]}
 

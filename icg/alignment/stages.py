@@ -35,6 +35,7 @@ from icg.slots import in_slots
 from icg.tiny.catalogue import catalogue as emoji_catalogue
 from icg.tiny.data import load
 from icg.training import Run
+from icg.tuned import tuned
 
 __all__ = ["Realigned", "Run", "Stage", "Weights", "climb_rewards", "learn_liked", "learn_pairs", "realign", "warm_up"]
 
@@ -50,21 +51,27 @@ class Stage:
     start: Path | None = None  # folder of the stage before; None: the model's own adapter and MLLM
     device: str = "cpu"
     size: int = 64  # pixels a side of a cover
-    sampler_steps: int = 20
+    sampler_steps: int | None = None  # None, as for `branch`: as the model's adapter is drawn
     choices: Path | None = None
     watched: int = 12  # items of validation that are drawn and looked at on the way
     judge: Path | None = None  # `space` and `preference` of a model that trains nothing
+    branch: float | None = None  # share of the steps that an item's covers have in common
 
     def stack(self) -> CoverGenerator:
-        """Base, MLLM and the adapter to go on with."""
-        sampler = SamplerConfig(
+        """Base, MLLM and the adapter to go on with, and covers drawn as the service draws those of the model."""
+        parts = [self.part("base"), self.part("mllm"), self.part("adapter")]
+        return CoverGenerator.from_parts(*parts, device=self.place(), sampler=self.sampler())
+
+    def sampler(self) -> SamplerConfig:
+        """What the model's adapter says, as far as nothing else is said here."""
+        return tuned(
+            self.model / "adapter",
             steps=self.sampler_steps,
+            branch=self.branch,
             width=self.size,
             height=self.size,
             dtype="bfloat16" if torch.device(self.device).type == "cuda" else "float32",
         )
-        parts = [self.part("base"), self.part("mllm"), self.part("adapter")]
-        return CoverGenerator.from_parts(*parts, device=self.place(), sampler=sampler)
 
     def place(self) -> str:
         """This process's own device: under `accelerate launch` each has another GPU."""
@@ -90,7 +97,7 @@ class Stage:
 
     def signature(self) -> str:
         """Of everything that is read: no checkpoint goes on with another model or other data."""
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(f"{self.sampler()}".encode())
         folders = [self.part(name) for name in ("base", "mllm", "adapter")]
         if self.choices is not None:
             folders += [self.model / name for name in ("rewards", "space", "preference")]

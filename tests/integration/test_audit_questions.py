@@ -5,14 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-import subprocess
-import sys
 import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from tests.zygote import Icg, Zygote
 from workers.audit import questions
 from workers.audit.pseudonyms import Pseudonyms
 from workers.audit.sink import Sink
@@ -327,12 +326,12 @@ def test_a_time_without_a_zone_is_utc() -> None:
     assert questions.parse_time("2026-11-21T13:00+01:00") == NOON
 
 
-def icg(s3: S3, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "workers.cli", "audit", *arguments]
-    return subprocess.run(command, env=environment(s3=s3), capture_output=True, text=True, check=False, timeout=240)
+@pytest.fixture
+def icg(light_zygote: Zygote) -> Icg:
+    return lambda s3, *arguments: light_zygote.run(["audit", *arguments], environment(s3=s3))
 
 
-def test_the_command_prints_table_json_and_csv(world: World) -> None:
+def test_the_command_prints_table_json_and_csv(world: World, icg: Icg) -> None:
     table = icg(world.s3, "days")
     assert table.returncode == 0, table.stderr
     assert "2026-11-22" in table.stdout
@@ -351,7 +350,7 @@ def test_the_command_prints_table_json_and_csv(world: World) -> None:
     [("lineage", "f" * 64), ("sql", "select * from nothing"), ("state", "lantern", "--as-of", "never"), ("days",)],
     ids=["unknown cover", "bad sql", "bad time", "no tables"],
 )
-def test_the_command_used_wrongly_says_so_in_two_lines(world: World, arguments: tuple[str, ...]) -> None:
+def test_the_command_used_wrongly_says_so_in_two_lines(world: World, arguments: tuple[str, ...], icg: Icg) -> None:
     empty = world.s3.model_copy(update={"bucket": "test-empty-of-audit"})
     ObjectStore(empty).ensure_bucket()
     done = icg(empty if arguments == ("days",) else world.s3, *arguments)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import subprocess
@@ -17,6 +16,7 @@ import pytest
 from confluent_kafka import TopicPartition
 
 from infra.servers.process import free_port
+from tests.zygote import Child, Zygote
 from workers.audit.service import GROUP
 from workers.embedded import Embedded
 from workers.events import BehaviorKind, ItemPublish, UserBehavior
@@ -53,37 +53,33 @@ def servers(tmp_path: Path) -> Iterator[Embedded]:
 class Service:
     """`icg run audit`, again and again."""
 
-    def __init__(self, kafka: Kafka, s3: S3, folder: Path) -> None:
+    def __init__(self, zygote: Zygote, kafka: Kafka, s3: S3, folder: Path) -> None:
+        self._zygote = zygote
         self._environment = environment(kafka=kafka, s3=s3) | {
             "ICG_AUDIT_BATCH_ROWS": "200",
             "ICG_AUDIT_BATCH_SECONDS": "0.1",
             "ICG_AUDIT_COMPACT_FILES": "6",
         }
-        self._log = (folder / "audit.log").open("ab")
-        self.process: subprocess.Popen[bytes] | None = None
+        self._log = folder / "audit.log"
+        self.process: Child | None = None
 
     def start(self, **variables: str) -> None:
-        command = [sys.executable, "-m", "workers.cli", "run", "audit"]
-        self.process = subprocess.Popen(
-            command, env=self._environment | variables, stdout=self._log, stderr=self._log, start_new_session=True
-        )
+        self.process = self._zygote.start("audit", [], self._environment | variables, self._log)
 
     def kill(self) -> None:
         assert self.process is not None
-        os.kill(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        self.process.kill()
 
     def stop(self) -> int:
         assert self.process is not None
-        self.process.terminate()
-        return self.process.wait(60)
+        return self.process.terminate()
 
 
 @pytest.fixture
-def service(servers: Embedded, tmp_path: Path) -> Iterator[Service]:
-    service = Service(servers.kafka, servers.s3, tmp_path)
+def service(servers: Embedded, light_zygote: Zygote, tmp_path: Path) -> Iterator[Service]:
+    service = Service(light_zygote, servers.kafka, servers.s3, tmp_path)
     yield service
-    if service.process is not None and service.process.poll() is None:
+    if service.process is not None and service.process.status() is None:
         service.kill()
 
 
@@ -174,9 +170,11 @@ def test_killed_at_random_moments(servers: Embedded, service: Service) -> None:
     assert_once(servers.s3, count)
 
 
-def test_workers_that_come_and_go_share_the_partitions(servers: Embedded, service: Service, tmp_path: Path) -> None:
+def test_workers_that_come_and_go_share_the_partitions(
+    servers: Embedded, service: Service, light_zygote: Zygote, tmp_path: Path
+) -> None:
     producer = Producer(servers.kafka, "test")
-    second = Service(servers.kafka, servers.s3, tmp_path)
+    second = Service(light_zygote, servers.kafka, servers.s3, tmp_path)
     service.start()
     second.start()
     try:
@@ -208,7 +206,7 @@ def test_without_s3_it_waits_and_is_not_ready(servers: Embedded, service: Servic
     produce(producer, 30)
     wait(lambda: ready() == 503)
     assert service.process is not None
-    assert service.process.poll() is None
+    assert service.process.status() is None
     servers.resume_s3()
     wait(lambda: ready() == 200)
     producer.close()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.zygote import Icg, Zygote
 from workers.bootstrap import PARTS, first_release, people
 from workers.embedded import Embedded
 from workers.exceptions import FeatureFault, UserError
@@ -24,20 +24,17 @@ def settings(embedded: Embedded, s3: S3, feast_repo: Feast, tmp_path: Path) -> S
     return Settings(kafka=embedded.kafka, s3=s3, feast=feast_repo, cache=tmp_path / "cache")
 
 
-def command(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
-    variables = environment(kafka=settings.kafka, s3=settings.s3, feast=settings.feast)
-    return subprocess.run(
-        [sys.executable, "-m", "workers.cli", *arguments],
-        env=variables | {"ICG_CACHE": str(settings.cache)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+@pytest.fixture
+def command(light_zygote: Zygote) -> Icg:
+    def run(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
+        variables = environment(kafka=settings.kafka, s3=settings.s3, feast=settings.feast)
+        return light_zygote.run(arguments, variables | {"ICG_CACHE": str(settings.cache)})
+
+    return run
 
 
 def test_a_new_deployment_has_model_users_and_segments_then(
-    settings: Settings, store: ObjectStore, tiny_model: Path
+    settings: Settings, store: ObjectStore, tiny_model: Path, command: Icg
 ) -> None:
     done = command(settings, "bootstrap", "--model", str(tiny_model))
     assert done.returncode == 0, done.stderr
@@ -59,7 +56,7 @@ def test_a_new_deployment_has_model_users_and_segments_then(
 
 
 def test_parts_of_a_folder_are_released_beside_the_present_ones(
-    settings: Settings, store: ObjectStore, tiny_model: Path, tmp_path: Path
+    settings: Settings, store: ObjectStore, tiny_model: Path, tmp_path: Path, command: Icg
 ) -> None:
     folder = tmp_path / "new"
     shutil.copytree(tiny_model / "adapter", folder / "adapter")
@@ -116,7 +113,7 @@ def test_a_folder_without_a_part_is_told_in_a_line(store: ObjectStore, tmp_path:
         first_release(Releases(store, tmp_path / "cache"), tmp_path / "model")
 
 
-def test_the_feature_store_is_applied_by_a_command(settings: Settings, tmp_path: Path) -> None:
+def test_the_feature_store_is_applied_by_a_command(settings: Settings, tmp_path: Path, command: Icg) -> None:
     repo = tmp_path / "fresh"
     repo.mkdir()
     for name in ("views.py", "feature_store.yaml"):

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +12,7 @@ import pytest
 
 from bench.taste_world import KEY, SPACE, TasteWorld, columns
 from icg.preference import Head
+from tests.zygote import Child, Zygote
 from workers.events import DEAD_LETTERS, UserBehavior, UserErasure
 from workers.features import Features
 from workers.messaging import Follower, Producer
@@ -98,16 +96,13 @@ class Platform:
         }
         return found[0], fingerprint(to_learner(found[1], found[2], head, **limits))
 
-    def process(self) -> subprocess.Popen[bytes]:
+    def process(self, zygote: Zygote) -> Child:
         settings = self.settings
         variables = environment(
             kafka=settings.kafka, s3=settings.s3, feast=settings.feast, preferences=settings.preferences
         )
         variables |= {"ICG_CACHE": str(settings.cache), "ICG_LOG_FORMAT": "text"}
-        log = (self.folder / "learner.log").open("ab")
-        return subprocess.Popen(
-            [sys.executable, "-m", "workers.cli", "run", "preferences"], env=variables, stdout=log, stderr=log
-        )
+        return zygote.start("preferences", [], variables, self.folder / "learner.log")
 
     def said(self) -> str:
         return (self.folder / "learner.log").read_text()
@@ -195,24 +190,23 @@ def test_clicks_become_tastes_in_feast_and_a_release(platform: Callable[..., Pla
 
 
 @pytest.mark.slow
-def test_killed_twice_the_state_is_the_one_of_a_run_without_a_break(platform: Callable[..., Platform]) -> None:
+def test_killed_twice_the_state_is_the_one_of_a_run_without_a_break(
+    platform: Callable[..., Platform], light_zygote: Zygote
+) -> None:
     world = TasteWorld(people_count=60, items=6)
     here = platform(world, release_pairs=1_000_000, checkpoint_events=200)
     values = [value for value in world.values(1800) for _ in range(1 + (value[-9:-8] == b"7"))]  # some come twice
     first = here.send(values[:700])
-    process = here.process()
+    process = here.process(light_zygote)
     until(lambda: here.state()[0] >= 200)
-    process.send_signal(signal.SIGKILL)
-    process.wait(60)
+    process.kill()
     here.send(values[700:])
-    process = here.process()
+    process = here.process(light_zygote)
     until(lambda: here.state()[0] >= first)
-    process.send_signal(signal.SIGKILL)
-    process.wait(60)
-    process = here.process()
+    process.kill()
+    process = here.process(light_zygote)
     until(lambda: here.state()[0] >= len(values) // 200 * 200)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(120) == 0, here.said()
+    assert process.terminate(120) == 0, here.said()
 
     offset, found = here.state()
     assert offset >= len(values) // 200 * 200

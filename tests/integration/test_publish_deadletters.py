@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
 
+from tests.zygote import Icg, Zygote
 from workers.deadletters import MOST_ATTEMPTS, Filter, letters, send_again
 from workers.events import ItemPublish
 from workers.messaging import Follower, Message, Producer
@@ -93,13 +92,12 @@ def test_filters(settings: Settings, wanted: Filter, keys: set[bytes]) -> None:
         assert sorted(left) == ["their original topic is none of ours", "they were too large to be kept whole"]
 
 
-def icg(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "workers.cli", "dlq", *arguments]
-    variables = environment(kafka=settings.kafka)
-    return subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=240)
+@pytest.fixture
+def icg(light_zygote: Zygote) -> Icg:
+    return lambda settings, *arguments: light_zygote.run(["dlq", *arguments], environment(kafka=settings.kafka))
 
 
-def test_the_commands(settings: Settings) -> None:
+def test_the_commands(settings: Settings, icg: Icg) -> None:
     assert "no dead letters" in icg(settings, "list").stdout
     refuse(settings, (message(7), "title: [too] long"))
     table = icg(settings, "list")
@@ -120,7 +118,7 @@ def test_the_commands(settings: Settings) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"), [(("replay",), "say which"), (("replay", "--offset", "seven"), "no place of a dead letter")]
 )
-def test_wrong_use_is_told_in_a_line(arguments: tuple[str, ...], says: str) -> None:
+def test_wrong_use_is_told_in_a_line(arguments: tuple[str, ...], says: str, icg: Icg) -> None:
     done = icg(Settings(kafka=Kafka(bootstrap_servers="127.0.0.1:1")), *arguments)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1

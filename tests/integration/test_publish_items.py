@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from tests.zygote import Icg, Zygote
 from workers.events import ItemPublish, ItemRefresh
 from workers.exceptions import MessagingFault, UserError
 from workers.messaging import Follower, Message
@@ -37,10 +36,9 @@ def sent(settings: Settings, topic: str = ItemPublish.topic) -> list[Message]:
     return messages
 
 
-def icg(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
-    variables = environment(kafka=settings.kafka, s3=settings.s3)
-    command = [sys.executable, "-m", "workers.cli", *arguments]
-    return subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=240)
+@pytest.fixture
+def icg(light_zygote: Zygote) -> Icg:
+    return lambda settings, *arguments: light_zygote.run(arguments, environment(kafka=settings.kafka, s3=settings.s3))
 
 
 def write(path: Path, *rows: dict[str, Any]) -> Path:
@@ -71,7 +69,7 @@ def test_the_sample_catalogue_is_published_with_its_pictures(settings: Settings,
     assert len(list(store.list("references/"))) == 24
 
 
-def test_one_bad_row_and_nothing_is_published(settings: Settings, store: ObjectStore, tmp_path: Path) -> None:
+def test_one_bad_row_and_nothing_is_published(settings: Settings, store: ObjectStore, tmp_path: Path, icg: Icg) -> None:
     Image.new("RGB", (8, 8), "red").save(tmp_path / "a.png")
     rows = [
         {"item_id": "good", "title": "x", "reference_image": "a.png"},
@@ -116,7 +114,7 @@ def test_many_bad_rows_are_counted_not_listed(settings: Settings, tmp_path: Path
         (("retract", ".."), "item_id"),
     ],
 )
-def test_wrong_use_is_told_in_a_line(arguments: tuple[str, ...], says: str, tmp_path: Path) -> None:
+def test_wrong_use_is_told_in_a_line(arguments: tuple[str, ...], says: str, tmp_path: Path, icg: Icg) -> None:
     nowhere = Settings(kafka=Kafka(bootstrap_servers="127.0.0.1:1"))
     done = icg(nowhere, *arguments)
     assert done.returncode == 2
@@ -130,7 +128,7 @@ def test_without_a_broker_it_gives_up_in_a_line() -> None:
         send(nowhere, [(ItemRefresh(item_id="a"), None)], 1, timeout=1)
 
 
-def test_refresh_and_retract(settings: Settings) -> None:
+def test_refresh_and_retract(settings: Settings, icg: Icg) -> None:
     asked = icg(settings, "refresh", "a", "b", "a", "--segment", "s-1", "--reason", "looks dull", "--priority", "3")
     assert asked.stdout.strip() == "asked for new covers of 2 items"
     events = [ItemRefresh.decode(each.value) for each in sent(settings, "item-refresh")]
@@ -146,7 +144,7 @@ def test_refresh_and_retract(settings: Settings) -> None:
 
 
 @pytest.mark.skipif(not BOOKS.is_dir(), reason="the shared data set is not here")
-def test_real_titles_with_their_real_artwork(settings: Settings, store: ObjectStore, tmp_path: Path) -> None:
+def test_real_titles_with_their_real_artwork(settings: Settings, store: ObjectStore, tmp_path: Path, icg: Icg) -> None:
     """41 books of Standard Ebooks, as a platform would export them: CSV, with pictures in a folder of their own."""
     with (BOOKS / "meta.csv").open(encoding="utf-8", newline="") as file:
         books = list(csv.DictReader(file))

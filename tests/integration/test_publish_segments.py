@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from icg.preference import Head
+from tests.zygote import Icg, Zygote
 from workers import embeddings
 from workers.events import ModelUpdate
 from workers.exceptions import BadPart, UserError
@@ -218,21 +217,19 @@ def test_two_imports_at_once_both_get_in(store: ObjectStore) -> None:
     assert users.ids == sorted(["shared", *(f"u{n}" for n in range(6))])
 
 
-def icg(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture
+def icg(light_zygote: Zygote, settings: Settings) -> Icg:
     variables = environment(kafka=settings.kafka, s3=settings.s3, feast=settings.feast)
-    command = [sys.executable, "-m", "workers.cli", *arguments]
-    return subprocess.run(
-        command, env=variables | {"ICG_CACHE": str(settings.cache)}, capture_output=True, text=True, check=False
-    )
+    return lambda *arguments: light_zygote.run(arguments, variables | {"ICG_CACHE": str(settings.cache)})
 
 
-def test_the_commands(settings: Settings, releases: Releases, tmp_path: Path) -> None:
-    imported = icg(settings, "users", "import", str(people(tmp_path, groups([40, 30]))))
+def test_the_commands(settings: Settings, releases: Releases, tmp_path: Path, icg: Icg) -> None:
+    imported = icg("users", "import", str(people(tmp_path, groups([40, 30]))))
     assert imported.stdout.startswith("imported 70 users")
-    built = icg(settings, "segments", "build", "--groups", "2")
+    built = icg("segments", "build", "--groups", "2")
     assert built.returncode == 0, built.stderr
     assert "release 2: 2 segments of 70 users" in built.stdout
-    refused = icg(settings, "segments", "build", "--k-min", "100")
+    refused = icg("segments", "build", "--k-min", "100")
     assert refused.returncode == 2
     assert refused.stderr.strip() == "icg: 70 users are fewer than --k-min 100: one group would name its members"
 

@@ -6,8 +6,6 @@ Each client gets what it needs through the settings, and who shows the wrong thi
 from __future__ import annotations
 
 import ssl
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -204,7 +202,7 @@ def test_redis_stays_shut_for_others(locked: Locked, feast_repo: Feast, stranger
 
 
 def test_the_services_work_behind_locks_and_their_logs_hold_no_secret(
-    locked: Locked, feast_repo: Feast, tiny_model: Path, zygote: Zygote, tmp_path: Path
+    locked: Locked, feast_repo: Feast, tiny_model: Path, zygote: Zygote, light_zygote: Zygote, tmp_path: Path
 ) -> None:
     world = World(tmp_path, locked.kafka, locked.s3, feast(feast_repo, locked.redis), tiny_model, SMALL)
     world.release(("a",))
@@ -213,15 +211,8 @@ def test_the_services_work_behind_locks_and_their_logs_hold_no_secret(
     variables |= environment(kafka=locked.kafka, s3=locked.s3)
     log = tmp_path / "audit.log"
     with (
-        log.open("wb") as file,
         zygote.start("covers", [], variables, tmp_path / "covers.log").running() as covers,
-        subprocess.Popen(
-            [sys.executable, "-m", "workers.cli", "run", "audit", "--with-parent"],
-            stdin=subprocess.PIPE,
-            stdout=file,
-            stderr=file,
-            env=variables,
-        ) as audit,
+        light_zygote.start("audit", [], variables, log).running() as audit,
     ):
         world.store.put_new("art/1.png", picture(1), "image/png")
         sources = [
@@ -234,11 +225,10 @@ def test_the_services_work_behind_locks_and_their_logs_hold_no_secret(
         end = time.monotonic() + 120
         while not any("cover-ready" in key for key in world.store.list("audit/")):
             assert time.monotonic() < end, log.read_text()[-2000:]
-            assert audit.poll() is None, log.read_text()[-2000:]
+            audit.check()
             time.sleep(0.2)
         assert covers.terminate() == 0
-        audit.terminate()
-        assert audit.wait(60) == 0
+        assert audit.terminate() == 0
     rows = world.features.read(["item_covers:state"], [{"item_id": "locked"}])
     assert rows[0]["state"] == "ready"
     for said in (covers.log.read_text(), log.read_text()):

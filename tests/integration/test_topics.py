@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from tests.zygote import Icg, Zygote
 from workers.messaging import client_config
 from workers.settings import Kafka, environment
 from workers.topics import DAY_MS, Cluster, ensure_topics, load
@@ -15,12 +13,12 @@ from workers.topics import DAY_MS, Cluster, ensure_topics, load
 pytestmark = pytest.mark.real("kafka", only=True)
 
 
-def icg(kafka: Kafka, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "workers.cli", "topics", *arguments]
-    return subprocess.run(command, env=environment(kafka=kafka), capture_output=True, text=True, check=False)
+@pytest.fixture
+def icg(light_zygote: Zygote) -> Icg:
+    return lambda kafka, *arguments: light_zygote.run(["topics", *arguments], environment(kafka=kafka))
 
 
-def test_what_the_file_says_is_made_and_what_differs_is_said(own_kafka: Kafka) -> None:
+def test_what_the_file_says_is_made_and_what_differs_is_said(own_kafka: Kafka, icg: Icg) -> None:
     # 4 partitions each, as `ensure_topics` was told; one topic kept for ever, one away.
     client = AdminClient(client_config(own_kafka))
     for future in client.delete_topics(["user-behavior", "dead-letters"]).values():
@@ -46,14 +44,14 @@ def test_what_the_file_says_is_made_and_what_differs_is_said(own_kafka: Kafka) -
     assert icg(own_kafka, "check").returncode == 0
 
 
-def test_a_cluster_that_is_not_there_is_one_line() -> None:
+def test_a_cluster_that_is_not_there_is_one_line(icg: Icg) -> None:
     checked = icg(Kafka(bootstrap_servers="127.0.0.1:9"), "check")
     assert checked.returncode == 1
     assert checked.stderr.startswith("icg: topics:")
     assert checked.stderr.count("\n") == 1
 
 
-def test_the_embedded_broker_has_none_to_manage() -> None:
+def test_the_embedded_broker_has_none_to_manage(icg: Icg) -> None:
     checked = icg(Kafka(embedded=True), "apply")
     assert (checked.returncode, checked.stderr.count("\n")) == (2, 1)
     assert "embedded broker" in checked.stderr

@@ -102,20 +102,17 @@ def world(_applied: Feast, tiny_model: Path, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture(scope="module")
-def services(zygote: Zygote, world: World, collector: Collector) -> Iterator[None]:
+def services(zygote: Zygote, light_zygote: Zygote, world: World, collector: Collector) -> Iterator[None]:
     """covers and audit, both exporting."""
     variables = environment(audit=Audit(batch_seconds=0.5)) | world.environment() | collector.environment()
     variables["ICG_LOG_FORMAT"] = "json"
-    command = [sys.executable, "-m", "workers.cli", "run", "audit", "--with-parent"]
     with (
-        (world.folder / "audit.log").open("wb") as log,
         zygote.start("covers", ["Impossible"], variables, world.folder / "covers.log").running() as covers,
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=variables) as audit,
+        light_zygote.start("audit", [], variables, world.folder / "audit.log").running() as audit,
     ):
         yield
         assert covers.terminate() == 0
-        audit.terminate()
-        assert audit.wait(60) == 0
+        assert audit.terminate() == 0
 
 
 def until(condition: Callable[[], object], seconds: float = 90) -> None:

@@ -19,9 +19,12 @@ from icg.alignment.catalogue import Choices
 from icg.alignment.material import Asked, Asking, Material
 from icg.alignment.objective import Objective
 from icg.alignment.people import People
+from icg.alignment.stages import Stage
 from icg.alignment.student import Student
 from icg.alignment.watch import Watch, WatchConfig
+from icg.sampling import SamplerConfig
 from icg.training import Batch, Run, split
+from icg.tuned import save_tuned
 
 Make = Callable[..., Material]
 CLIMB = rewards.RewardsConfig(users=2, steps=3, begin=4)
@@ -36,7 +39,7 @@ def batch_of(material: Material, people: People, rows: int = 4) -> Batch:
     latents = torch.randn(2, rows, *material.base.latent_shape(*material.size), generator=generator)
     return {
         **{name: value.repeat_interleave(2) for name, value in asked.items()},
-        **material.draw_noise(rows, generator, middle=True),
+        **material.draw_noise(rows, generator, 0.25, 0.75),
         "seeds": torch.arange(rows) // 2,
         "people": numbers,
         "users": torch.from_numpy(people.whole)[numbers],
@@ -44,6 +47,25 @@ def batch_of(material: Material, people: People, rows: int = 4) -> Batch:
         "best": latents[0],
         "worst": latents[1],
     }
+
+
+def test_a_stage_draws_as_the_models_adapter_is_drawn_unless_told_otherwise(tmp_path: Path) -> None:
+    (tmp_path / "adapter").mkdir()
+    save_tuned(tmp_path / "adapter", SamplerConfig(steps=12, branch=0.7, guidance=2.0, guided=0.25))
+    stage = Stage(tmp_path, tmp_path / "catalogue.jsonl", tmp_path / "out", size=32)
+    assert stage.sampler() == SamplerConfig(steps=12, branch=0.7, guidance=2.0, guided=0.25, width=32, height=32)
+    assert replace(stage, sampler_steps=5, branch=0.1).sampler() == replace(stage.sampler(), steps=5, branch=0.1)
+
+
+def test_noise_is_drawn_for_the_part_of_the_way_that_is_asked_for(make_material: Make) -> None:
+    material = make_material()
+    visited = material.times.tolist()
+    for start, end in ((0.0, 1.0), (0.25, 0.75), (0.5, 0.5), (1.0, 1.0)):
+        drawn = material.draw_noise(64, torch.Generator().manual_seed(0), start, end)["times"].tolist()
+        places = [visited.index(time) / len(visited) for time in drawn]
+        step = 1 / len(visited)
+        assert min(places) > min(start, 1 - step) - step
+        assert max(places) < max(end, start + step)
 
 
 @pytest.fixture
