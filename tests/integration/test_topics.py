@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 
@@ -23,8 +25,12 @@ def test_what_the_file_says_is_made_and_what_differs_is_said(own_kafka: Kafka, i
     client = AdminClient(client_config(own_kafka))
     for future in client.delete_topics(["user-behavior", "dead-letters"]).values():
         future.result(20)
+    while "dead-letters" in client.list_topics(timeout=20).topics:  # brokers hear of it a moment later
+        time.sleep(0.05)
     for future in client.create_topics([NewTopic("user-behavior", 4, 1, config={"retention.ms": "-1"})]).values():
         future.result(20)
+    while "user-behavior" not in client.list_topics(timeout=20).topics:
+        time.sleep(0.05)
     checked = icg(own_kafka, "check")
     assert checked.returncode == 1
     said = checked.stderr.splitlines()
@@ -35,7 +41,10 @@ def test_what_the_file_says_is_made_and_what_differs_is_said(own_kafka: Kafka, i
 
     applied = icg(own_kafka, "apply")
     assert (applied.returncode, applied.stdout) == (0, "8 topics are as topics.yaml has them\n")
-    assert icg(own_kafka, "check").returncode == 0
+    end = time.monotonic() + 20
+    while (again := icg(own_kafka, "check")).returncode and time.monotonic() < end:
+        pass
+    assert again.returncode == 0, again.stderr
     found = Cluster(own_kafka).found()
     for name, topic in load().topics.items():
         assert found[name].partitions == topic.partitions
