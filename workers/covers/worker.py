@@ -142,24 +142,28 @@ class Worker:
             self._studio.batcher.promote(lambda job: job.item_id == event.item_id)
         # Publishes first, then refreshes by their priority, 9 the most urgent.
         memory = _Memory(rank=0 if isinstance(event, ItemPublish) else 10 - event.priority)
-        attempt = 0
         while True:
             try:
                 async with lock:
-                    outcome, manifest, reason = await self._settle(event, message, deaths, memory)
-                    try:
-                        await self._announce(event.item_id, outcome, manifest, message, reason)
-                    finally:
-                        self.drawn -= memory.counted
-                        memory.counted = 0
+                    return await self._brought(event, message, deaths, memory)
+            except _OlderRelease as older:
+                await self._reach(event, older.wanted)
+
+    async def _brought(
+        self, event: ItemPublish | ItemRefresh, message: Message, deaths: int, memory: _Memory
+    ) -> Outcome:
+        """Tried until it is there, with the item's lock held: no later event of the item overtakes this one."""
+        attempt = 0
+        while True:
+            try:
+                outcome, manifest, reason = await self._settle(event, message, deaths, memory)
+                await self._announce(event.item_id, outcome, manifest, message, reason)
                 if attempt:
                     self._health.set("worker", True)
                 return outcome
             except (Conflict, Stale):
                 continue
-            except _OlderRelease as older:
-                await self._reach(event, older.wanted)
-            except (BadEvent, asyncio.CancelledError):
+            except (BadEvent, _OlderRelease, asyncio.CancelledError):
                 raise
             except Exception as error:
                 # Not foreseen, so ours: to lose the event or to ack it would be worse than to be seen trying.
