@@ -43,8 +43,9 @@ train-tiny: $(STAMP)  ## Train icg-tiny into $(TINY): hours on a CPU, minutes on
 	test -e $(TINY)/model || $(BIN)/icg init tiny $(TINY)/model --weights $(TINY)/weights
 	$(TRAIN) warmup $(TINY)/model $(EMOJI) $(TINY)/warmup $(OWN) --matching 0 --rate 5e-4 --device $(or $(DEVICE),cpu)
 	$(TRAIN) liked $(TINY)/model $(EMOJI) $(TINY)/choices.npz $(TINY)/liked --start $(TINY)/warmup --device $(or $(DEVICE),cpu)
-	$(TRAIN) rewards $(TINY)/model $(EMOJI) $(TINY)/choices.npz $(TINY)/rewards --start $(TINY)/warmup --rate 2e-3 --pull 0.1 --aesthetic 0 --device $(or $(DEVICE),cpu) --judge $(or $(JUDGE),$(TINY)/preference_b)
+	$(TRAIN) rewards $(TINY)/model $(EMOJI) $(TINY)/choices.npz $(TINY)/rewards --start $(TINY)/warmup --branch 0.25 --rate 2e-3 --pull 0.1 --aesthetic 0 --device $(or $(DEVICE),cpu) --judge $(or $(JUDGE),$(TINY)/preference_b)
 	$(TRAIN) export $(TINY)/shipped --stages $(TINY) --aligned $(TINY)/rewards
+	cp icg/tiny/weights/sampler.json $(TINY)/shipped  # until `icg branch` says otherwise
 
 check: $(STAMP)  ## Lint, format and types.
 	$(BIN)/ruff check .
