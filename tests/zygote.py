@@ -104,10 +104,8 @@ class Zygote:
         self._children.add(pid)
         return Child(self, pid, log)
 
-    def run(
-        self, arguments: Sequence[str], environment: Mapping[str, str], folder: Path | None = None
-    ) -> subprocess.CompletedProcess[str]:
-        """The command `icg`, from beginning to end, in this folder."""
+    def run(self, arguments: Sequence[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+        """The command `icg`, from beginning to end."""
         with tempfile.TemporaryDirectory() as scratch:
             out, err = Path(scratch, "out"), Path(scratch, "err")
             pid = self._ask(
@@ -116,7 +114,6 @@ class Zygote:
                 environment=dict(environment),
                 log=str(out),
                 errors=str(err),
-                folder=str(folder or Path.cwd()),
             )
             self._children.add(pid)
             status = Child(self, pid, err).wait(240, every=0.01)
@@ -185,7 +182,6 @@ def _child(request: dict[str, Any]) -> int:
     os.dup2(log, 1)
     os.dup2(os.open(request["errors"], os.O_WRONLY | os.O_CREAT) if "errors" in request else log, 2)
     os.environ.update(request["environment"])
-    os.chdir(request.get("folder", "."))
     if request["do"] == "icg":
         from workers.cli import main as icg
 

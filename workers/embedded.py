@@ -275,7 +275,7 @@ def apply_feast(folder: Path) -> Feast:
     """Make `folder` a copy of the feature repository with an empty SQLite store of its own, and apply it.
 
     Raises:
-        EmbeddedError: Feast refuses, and says why.
+        EmbeddedError: Feast refuses; one line says why.
     """
     template = Feast().repo
     folder.mkdir(parents=True, exist_ok=True)
@@ -290,7 +290,8 @@ def apply_feast(folder: Path) -> Feast:
         with contextlib.redirect_stdout(io.StringIO()):  # a line for each of its objects
             apply(feast)
     except Exception as error:
-        raise EmbeddedError(f"the feature store cannot be set up in {folder}: {error}") from error
+        why = " ".join(str(error).split()) or type(error).__name__  # pydantic's take many lines
+        raise EmbeddedError(f"the feature store cannot be set up in {folder}: {why}") from error
     return feast
 
 

@@ -2,8 +2,8 @@
 
 A gradient through a whole trajectory costs its length in memory and explodes (Clark et al., arXiv 2309.17400). So the
 covers are drawn without one, by the sampler and with its shared early steps, as they will be drawn in the service. Each
-drawn latent x is noised again with *known* noise ε, to a random time t of the trajectory, and
-predicted once, with a gradient. From the prediction the clean latent x̂ follows in closed form (`NoisePath.clean`). What
+drawn latent x is noised again with *known* noise ε, to a random time t of the trajectory, and predicted once, with a
+gradient. From the prediction the clean latent x̂ follows in closed form (`NoisePath.clean`). What
 is decoded and judged lies between it and the x that is known:
 
     x + λ (x̂ − x),   λ = 1 − (σ_s / α_s) (α_t / σ_t)
@@ -15,8 +15,8 @@ Only the users' way into the adapter is trained. Measured on icg-tiny, with the 
 covers' relevance had fallen from 0.27 to 0.15, neutral ones included, before people differed much.
 
 Times run from where an item's covers part, before which no user is heard, to three quarters of the trajectory, after
-which nothing is left to decide. Covers that part late hardly differ: on icg-tiny a quarter of the steps in common
-leaves five times the gain in reward that a half does.
+which little is left to decide; where covers part late, through the first half of what is their own. Covers that part
+late hardly differ: on icg-tiny a quarter of the steps in common leaves five times the gain in reward that a half does.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class RewardsConfig:
     gates: float = 6.0  # where the users' way in begins, should the starting adapter know nobody; see `Block`
     body: bool = False  # train the adapter's body too, not the users' way in alone: neutral covers then move along
     meta: bool = False  # with the body, train the meta tokens too
-    end: float = 0.75  # share of the trajectory after which nothing is trained
+    until: float = 0.75  # share of the trajectory that is trained, from the branch point on
     begin: int = 32  # covers whose rewards set the statistics before the first step
     asking: Asking = field(default_factory=Asking.by_title)
 
@@ -92,6 +92,9 @@ def train(
     student = Aligned(Student(material.stack.mllm, material.stack.adapter), objective)
     student = student.training_adapter(config.meta) if config.body else student.training_users()
 
+    branch = material.stack.sampler.branch
+    until = max(config.until, (1 + branch) / 2)
+
     def draw(generator: torch.Generator) -> Batch:
         items = torch.randint(len(material.catalogue), (run.batch // config.users,), generator=generator)
         asked = config.asking.draw(material.catalogue, items, generator)
@@ -100,7 +103,7 @@ def train(
         histories = torch.randint(people.vectors.shape[1], (run.batch,), generator=generator)
         return {
             **{name: value.repeat_interleave(config.users, dim=0) for name, value in asked.items()},
-            **material.draw_noise(run.batch, generator, material.stack.sampler.branch, config.end),
+            **material.draw_noise(run.batch, generator, branch, until),
             "seeds": seeds.repeat_interleave(config.users),
             "people": users.flatten(),
             "users": torch.from_numpy(people.vectors)[users.flatten(), histories],

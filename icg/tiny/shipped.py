@@ -26,6 +26,7 @@ from icg.tiny.files import SHIPPED
 LAYOUT = "layout"
 MINILM = "minilm"
 TOKENIZER = "tokenizer.json"
+SAMPLER = "sampler.json"  # `icg.tuned` has the name, and imports torch
 
 # File of the model folder: where its tensors come from, each source with what its names begin with there and here.
 TENSORS = {
@@ -50,6 +51,7 @@ def write(directory: Path) -> None:
     for part in sorted(path.name for path in (SHIPPED / LAYOUT).iterdir()):
         shutil.rmtree(directory / part, ignore_errors=True)
     shutil.copytree(SHIPPED / LAYOUT, directory, dirs_exist_ok=True)
+    shutil.copy(SHIPPED / SAMPLER, directory / "adapter")
     for folder, special in TOKENIZERS.items():
         _tokenizer(special).save(str(directory / folder / TOKENIZER))
     names = {source for sources in TENSORS.values() for source, _, _ in sources} - {MINILM}
@@ -119,7 +121,7 @@ E4M3 = _e4m3()
 def keep_layout(model: Path, weights: Path = SHIPPED) -> None:
     """Keep the small files of a model folder that `icg.init_tiny` wrote from `weights`, for `write`."""
     shutil.rmtree(weights / LAYOUT, ignore_errors=True)
-    large = shutil.ignore_patterns("*.safetensors", TOKENIZER)
+    large = shutil.ignore_patterns("*.safetensors", TOKENIZER, SAMPLER)
     shutil.copytree(model, weights / LAYOUT, ignore=large)
 
 

@@ -18,7 +18,7 @@ from workers.embedded import Embedded, FolderLock, apply_feast
 from workers.exceptions import EmbeddedError
 from workers.features import Features
 from workers.messaging import Consumer, Producer, wait_for_broker
-from workers.settings import Kafka
+from workers.settings import Feast, Kafka
 from workers.storage import ObjectStore
 
 
@@ -81,6 +81,17 @@ def test_a_feature_store_that_cannot_be_made_gets_one_line(tmp_path: Path) -> No
     (tmp_path / "feast").write_text("in the way")
     with pytest.raises(EmbeddedError, match="cannot start in") as caught:
         Embedded(tmp_path, parts=("feast",))
+    assert "\n" not in str(caught.value)
+
+
+def test_what_feast_objects_to_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(feast: Feast) -> None:
+        Kafka.model_validate({"bootstrap_servers": []})  # Feast's own configuration is pydantic's, too
+
+    monkeypatch.setattr("workers.embedded.apply", refuse)
+    with pytest.raises(EmbeddedError, match="the feature store cannot be set up in ") as caught:
+        apply_feast(tmp_path / "feast")
+    assert len(str(caught.value.__cause__).splitlines()) > 1
     assert "\n" not in str(caught.value)
 
 
