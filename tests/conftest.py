@@ -15,6 +15,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -147,6 +148,15 @@ def own_servers(
         return
     with Embedded(tmp_path_factory.mktemp("servers"), parts=("kafka", "s3")) as servers:
         yield servers
+
+
+@pytest.fixture(autouse=True)
+def _no_producer_is_left() -> Iterator[None]:
+    """One that is not closed would deliver nothing at the end of a process, and log into the tests that follow."""
+    before = set(threading.enumerate())
+    yield
+    left = [each.name for each in set(threading.enumerate()) - before if each.name.startswith("producer-")]
+    assert not left, f"not closed: {', '.join(sorted(left))}"
 
 
 @pytest.fixture

@@ -85,7 +85,17 @@ def empty(kafka: Kafka) -> None:
                 future.result(60)
         assert time.monotonic() < until, f"still there: {groups} {topics}"
         time.sleep(0.1)
+    make_topics(kafka)
+
+
+def make_topics(kafka: Kafka) -> None:
+    """Make the topics, of 4 partitions; return once the broker lists them, which may be a second later."""
     ensure_topics(kafka, partitions=4)
+    client = AdminClient(client_config(kafka))
+    until = time.monotonic() + 60
+    while absent := set(TOPICS) - client.list_topics(timeout=60).topics.keys():
+        assert time.monotonic() < until, f"made and not listed: {absent}"
+        time.sleep(0.05)
 
 
 class Real:
@@ -109,7 +119,7 @@ class Real:
         if self._kafka is None:
             self._kafka = Kafka(bootstrap_servers=os.environ.get("ICG_TEST_KAFKA") or self._start_kafka())
             wait_for_broker(self._kafka, 120)
-            ensure_topics(self._kafka, partitions=4)
+            make_topics(self._kafka)
         return self._kafka
 
     @property

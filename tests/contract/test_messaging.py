@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
+from tests.waiting import until
 from workers import tracing
 from workers.events import DEAD_LETTERS, ItemPublish, ItemRefresh, ModelUpdate, UserBehavior
 from workers.exceptions import MessageTooLarge, MessagingFault, OffsetLost
@@ -25,13 +26,6 @@ def producer(broker: Kafka) -> Iterator[Producer]:
     producer = Producer(broker, "test")
     yield producer
     producer.close()
-
-
-def until(condition: Callable[[], bool], seconds: float = 90) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.01)
 
 
 def drain(consumer: Consumer | Follower, wanted: int, seconds: float = 90) -> list[Message]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.waiting import until
 from workers.events import ModelUpdate
 from workers.exceptions import BadPart, StorageFault
 from workers.following import ReleaseFollower
@@ -37,13 +37,6 @@ def producer(broker: Kafka) -> Iterator[Producer]:
     producer = Producer(broker, "test")
     yield producer
     producer.close()
-
-
-def until(condition: Callable[[], bool], seconds: float = 90) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def test_a_part_is_known_by_its_content(releases: Releases, tmp_path: Path) -> None:

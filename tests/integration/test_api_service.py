@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -21,6 +21,7 @@ import pytest
 
 from bench import api_world
 from infra.servers.process import free_port
+from tests.waiting import until
 from workers.api.service import listen, run
 from workers.embedded import Embedded
 from workers.features import Features
@@ -42,13 +43,6 @@ def settings(embedded: Embedded, tmp_path: Path) -> Settings:
 def taken() -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener.getsockname()[1]
-
-
-def eventually(holds: Callable[[], bool], seconds: float = 90) -> None:
-    until = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < until, "it did not happen in time"
-        time.sleep(0.1)
 
 
 def test_a_port_in_use_gets_one_line_and_status_2(settings: Settings, taken: int, capsys):
@@ -92,7 +86,7 @@ def test_a_switch_acts_by_itself_and_outlasts_the_store(settings: Settings, embe
 
         assert shown() == covers["s-1"]
         icg("block", covers["s-1"], "--reason", "a logo in it", "--by", "ada")
-        eventually(lambda: shown() == covers["neutral"])
+        until(lambda: shown() == covers["neutral"])
         assert 2 * POLL_SECONDS < 10  # what is promised
         assert "ada: block" in icg("switches").stdout
         embedded.pause_s3()
@@ -102,9 +96,9 @@ def test_a_switch_acts_by_itself_and_outlasts_the_store(settings: Settings, embe
         finally:
             embedded.resume_s3()
         icg("unblock", covers["s-1"])
-        eventually(lambda: shown() == covers["s-1"])
+        until(lambda: shown() == covers["s-1"])
         icg("personalization", "off", "--reason", "complaints")
-        eventually(lambda: shown() == covers["neutral"])
+        until(lambda: shown() == covers["neutral"])
 
 
 def test_sigterm_ends_it_though_a_connection_stays_open(settings: Settings, tmp_path: Path):
@@ -113,7 +107,7 @@ def test_sigterm_ends_it_though_a_connection_stays_open(settings: Settings, tmp_
     variables = environment(s3=settings.s3, feast=settings.feast, api=api) | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([sys.executable, "-c", api_world._RUN], env=variables, stderr=subprocess.DEVNULL)
     try:
-        eventually(lambda: api_world._ready(f"http://127.0.0.1:{port}"))
+        until(lambda: api_world._ready(f"http://127.0.0.1:{port}"))
         open_one = http.client.HTTPConnection(urlsplit(f"http://127.0.0.1:{port}").netloc)
         open_one.request("GET", "/healthz")
         assert open_one.getresponse().read()

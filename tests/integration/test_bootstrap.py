@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import until
 from tests.zygote import Icg, Zygote
 from workers.bootstrap import PARTS, first_release, people
 from workers.embedded import Embedded
 from workers.exceptions import FeatureFault, UserError
 from workers.features import Features
+from workers.following import ReleaseFollower
 from workers.messaging import Producer
 from workers.releases import Releases
 from workers.settings import S3, Feast, Settings, environment
@@ -77,6 +79,28 @@ def test_parts_of_a_folder_are_released_beside_the_present_ones(
 
     empty = command(settings, "models", "release", str(tmp_path))
     assert empty.stderr.startswith(f"icg: {tmp_path} has none of base, ")
+
+
+def test_who_follows_hears_of_a_release_and_of_the_way_back_at_once(
+    settings: Settings, store: ObjectStore, tiny_model: Path, tmp_path: Path, command: Icg
+) -> None:
+    folder = tmp_path / "new"
+    shutil.copytree(tiny_model / "adapter", folder / "adapter")
+    (folder / "adapter" / "sampler.json").write_text('{"guidance": 2.0}')
+    releases = Releases(store, settings.cache)
+    first = first_release(releases, tiny_model)
+    told: list[int] = []
+    # It would look by itself only after an hour.
+    follower = ReleaseFollower(settings.kafka, releases, lambda release: told.append(release.number), look_seconds=3600)
+    follower.start()
+    try:
+        until(lambda: told == [first.number])
+        assert command(settings, "models", "release", str(folder)).returncode == 0
+        until(lambda: told == [first.number, first.number + 1])
+        assert command(settings, "models", "rollback", str(first.number)).returncode == 0
+        until(lambda: told[2:] == [first.number + 2])
+    finally:
+        follower.stop()
 
 
 def test_what_a_crash_left_out_is_made_up_for(settings: Settings, store: ObjectStore, tiny_model: Path) -> None:

@@ -21,6 +21,7 @@ from bench.stream_world import World, files_of, picture, publish
 from infra.servers.process import free_port
 from tests.servers import Real
 from tests.unit.workers.covers.test_references import png_bomb
+from tests.waiting import until
 from tests.zygote import Child, Zygote
 from workers.covers.inflight import GIVE_UP, parse, record_key
 from workers.embedded import Embedded
@@ -97,13 +98,6 @@ def metric(port: int, name: str) -> float:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
         lines = answer.read().decode().splitlines()
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
-
-
-def until(condition: object, seconds: float = 90) -> None:
-    end = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < end, "not within the time"
-        time.sleep(0.05)
 
 
 @ON_BOTH

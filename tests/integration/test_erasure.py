@@ -7,8 +7,7 @@ import contextlib
 import gzip
 import io
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from tests.waiting import until
 from workers import embeddings, forgetting, users
 from workers.audit import service as audit
 from workers.embedded import Embedded
@@ -34,13 +34,6 @@ from workers.users import erase
 
 ANN, BOB = "reader-ann-0017", "reader-bob-0042"
 SPACE = sha256(b"a space")
-
-
-def until(what: str, true: Callable[[], bool], seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.1)
 
 
 @pytest.fixture
@@ -158,19 +151,19 @@ def test_nothing_names_who_was_erased_and_late_events_bring_nobody_back(
         for user in (ANN, BOB):
             behave(producer, user, name)
         wanted = 5 * ("abcd".index(name) + 1)
-        until("rows", lambda wanted=wanted: rows_of(settings, ANN) == wanted == rows_of(settings, BOB))
+        until(lambda wanted=wanted: rows_of(settings, ANN) == wanted == rows_of(settings, BOB), what="rows")
     held = places(settings, store, ANN)
     # The search finds what is there: it would fail otherwise.
     assert {"audit", "users"} <= {key.split("/")[0] for key in held}
     assert any(name.endswith((".db", "-wal")) for name in held)
 
     partition, offset = erase(settings, ANN)
-    until("the first pass", lambda: rows_of(settings, ANN) == 0)
+    until(lambda: rows_of(settings, ANN) == 0, what="the first pass")
     behave(producer, ANN, "late")  # before the second pass, and
-    until("receipts", lambda: all(store.exists(key) for key in receipts(partition, offset)))
+    until(lambda: all(store.exists(key) for key in receipts(partition, offset)), what="receipts")
     behave(producer, ANN, "later")  # after it
     behave(producer, BOB, "later")
-    until("rows of the others", lambda: rows_of(settings, BOB) == 25)
+    until(lambda: rows_of(settings, BOB) == 25, what="rows of the others")
 
     assert places(settings, store, ANN) == set()
     assert {key.split("/")[0] for key in places(settings, store, BOB)} >= {"audit", "users"}
@@ -189,7 +182,7 @@ def test_what_is_no_erasure_is_a_dead_letter_and_holds_up_nobody(settings, store
     _, offset = producer.send(
         UserErasure.topic, UserErasure(user_id=BOB).model_dump_json().encode(), partition=0
     ).result(30)
-    until("receipts", lambda: all(store.exists(key) for key in receipts(0, offset)))
+    until(lambda: all(store.exists(key) for key in receipts(0, offset)), what="receipts")
     letters = Follower(settings.kafka, "dead-letters")
     reasons: list[bytes] = []
 
@@ -197,7 +190,7 @@ def test_what_is_no_erasure_is_a_dead_letter_and_holds_up_nobody(settings, store
         reasons.extend(message.headers["dlq_reason"] for message in letters.poll(10, 0.2))
         return len(reasons) >= 2  # one a service
 
-    until("dead letters", both)
+    until(both, what="dead letters")
     assert all(b"user_id" in reason for reason in reasons)
     letters.close()
     producer.close()
@@ -215,7 +208,7 @@ def test_a_broker_that_is_away_while_an_erasure_is_refused_is_waited_for(
         servers.pause_kafka()
         thread = threading.Thread(target=refusing._refuse, args=(Message(UserErasure.topic, 0, 7, b"k", b"?"), "why"))
         thread.start()
-        until("it waits", lambda: bool(away))
+        until(lambda: bool(away), what="it waits")
         servers.resume_kafka()
         thread.join(90)
         assert not thread.is_alive()

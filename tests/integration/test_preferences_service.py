@@ -12,6 +12,7 @@ import pytest
 
 from bench.taste_world import KEY, SPACE, TasteWorld, columns
 from icg.preference import Head
+from tests.waiting import until
 from tests.zygote import Child, Zygote
 from workers.events import DEAD_LETTERS, UserBehavior, UserErasure
 from workers.features import Features
@@ -134,13 +135,6 @@ def straight(world: TasteWorld, values: list[bytes], partition: int = 0) -> Lear
     batch = columns(values)
     learner.take(batch, Tokens([KEY]).weights(batch), world)
     return learner
-
-
-def until(condition: Callable[[], bool], seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.1)
 
 
 @pytest.fixture

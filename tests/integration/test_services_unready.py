@@ -1,12 +1,12 @@
 """A service without work notices, too, that servers are away, and that they are back."""
 
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.waiting import until
 from workers.embedded import Embedded
 from workers.health import Health
 from workers.people.service import _run as run_people
@@ -14,13 +14,6 @@ from workers.preferences.service import _Service as Preferences
 from workers.settings import Feast, Settings
 from workers.storage import ObjectStore
 from workers.topics import ensure_topics
-
-
-def until(condition: Callable[[], bool], seconds: float = 90) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(

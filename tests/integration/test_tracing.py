@@ -9,8 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from bench.stream_world import World, publish
 from infra.servers.process import free_port
+from tests.waiting import until
 from tests.zygote import Zygote
 from workers import tracing
 from workers.audit.questions import lineage
@@ -113,13 +113,6 @@ def services(zygote: Zygote, light_zygote: Zygote, world: World, collector: Coll
         yield
         assert covers.terminate() == 0
         assert audit.terminate() == 0
-
-
-def until(condition: Callable[[], object], seconds: float = 90) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "not within the time"
-        time.sleep(0.1)
 
 
 def publish_by_command(world: World, collector: Collector, row: dict[str, object]) -> None:
