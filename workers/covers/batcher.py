@@ -1,6 +1,8 @@
 """The micro-batcher: jobs wait here until a batch is full, or until the generator has nothing better to do.
 
-While the generator is busy a batch only fills. A job that is suspected of killing the process is drawn alone.
+While the generator is busy a batch only fills. Where it need not wait for one to fill it begins with the first item
+alone, which with all its segments is a batch already: of many that arrive together one is ready early, and the others,
+which fill the next batches, hardly later. A job that is suspected of killing the process is drawn alone.
 """
 
 from __future__ import annotations
@@ -76,8 +78,11 @@ class Batcher(Generic[J]):
     async def take(self) -> list[J]:
         """The next batch, at least one job, at most `size`."""
         clock = asyncio.get_running_loop().time
+        size = self.size
         while True:
-            batch, wait = pick(self._queue, clock(), size=self.size, seconds=self.seconds, idle=self._idle)
+            if self._idle and not self._queue and self.seconds == 0:
+                size = 1
+            batch, wait = pick(self._queue, clock(), size=size, seconds=self.seconds, idle=self._idle)
             if batch:
                 taken = set(map(id, batch))
                 self._queue = [waiting for waiting in self._queue if id(waiting) not in taken]

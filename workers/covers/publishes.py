@@ -7,27 +7,57 @@ leader election and topic creation.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import ssl
 from pathlib import Path
 from typing import Any
 
 import faust
-from aiokafka.errors import OffsetOutOfRangeError
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Transport
 from faust.types import TP, EventT, StreamT
 
 from workers.covers.acks import Ticket
 from workers.covers.lane import Lane
 from workers.events import ItemPublish
-from workers.exceptions import OffsetLost
+from workers.exceptions import MessagingFault, OffsetLost
 from workers.messaging import Message
 from workers.settings import Kafka
+
+log = logging.getLogger(__name__)
 
 GROUP = "icg-covers"
 _DAY = 24 * 3600.0
 
 
 class _Thread(AIOKafkaConsumerThread):  # type: ignore[misc]
+    async def on_start(self) -> None:
+        await super().on_start()
+        self._joining = asyncio.get_running_loop().create_task(self._join_again())
+
+    async def on_thread_stop(self) -> None:
+        self._joining.cancel()
+        await super().on_thread_stop()
+
+    async def _join_again(self) -> None:
+        """See to it that an answer of the coordinator that aiokafka does not expect is no end.
+
+        It keeps such an error, and stays out of the group, until it is asked for records by a method that Faust does
+        not use. Once the error is taken it joins again. The mock cluster answers so to a member that is slow to sync.
+        """
+        coordinator = self._consumer._coordinator
+        while True:
+            await asyncio.sleep(0.5)
+            try:
+                coordinator.check_errors()
+            except KafkaError as error:
+                unexpected = type(error) is KafkaError or error.retriable
+                if not unexpected or coordinator._coordination_task.done():
+                    await self.crash(MessagingFault(f"{GROUP}: {error}"))
+                    return
+                log.warning("%s: joined again after %s", GROUP, error)
+
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
         # Faust asks the broker to hold an empty fetch for 1.5 s; the mock cluster holds it so long even if data comes.

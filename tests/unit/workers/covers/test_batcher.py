@@ -99,3 +99,20 @@ def test_a_batch_fills_while_the_generator_is_busy_and_goes_when_it_is_free() ->
         return await taking
 
     assert asyncio.run(scenario()) == ["a", "b"]
+
+
+def test_a_generator_that_has_rested_begins_with_one_and_does_not_wait() -> None:
+    async def scenario(seconds: float) -> list[list[str]]:
+        batcher: Batcher[str] = Batcher(4, seconds)
+        taking = asyncio.create_task(batcher.take())
+        await asyncio.sleep(0)
+        for job in "abcd":
+            batcher.add(job)
+        first = await taking
+        batcher.set_idle(False)
+        batcher.add("e")
+        batcher.set_idle(True)
+        return [first, await batcher.take()]
+
+    assert asyncio.run(scenario(0)) == [["a"], ["b", "c", "d", "e"]]
+    assert asyncio.run(scenario(0.01)) == [["a", "b", "c", "d"], ["e"]]
