@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -293,6 +295,34 @@ def test_partitions_move_between_learners_and_nothing_is_lost(platform: Callable
     for partition, values in enumerate(sent):
         offset, found = here.state(partition)
         assert found == fingerprint(straight(worlds[partition], values[:offset], partition))
+
+
+@pytest.mark.slow
+def test_a_learner_that_was_frozen_leaves_what_is_another_ones(
+    platform: Callable[..., Platform], light_zygote: Zygote
+) -> None:
+    """It would write down what it knew when its session ended, over its successor's head."""
+    world = TasteWorld(people_count=60, items=6)
+    here = platform(world, release_pairs=1_000_000, checkpoint_events=200)
+    values = world.values(900)
+    here.send(values[:350])
+    frozen = here.process(light_zygote)
+    with frozen.running():
+        until(lambda: here.state()[0] >= 200)
+        time.sleep(1)  # it has read beyond its checkpoint
+        os.kill(frozen.pid, signal.SIGSTOP)
+        successor = InThread(here.settings)
+        try:
+            last = here.send(values[350:])
+            until(lambda: here.state()[0] >= last - 200)
+            os.kill(frozen.pid, signal.SIGCONT)
+            until(lambda: "partition 0 is lost" in here.said())
+            assert not here.store.exists(f"state/preferences/0/{350:020d}")
+        finally:
+            assert successor.end() == 0
+        assert frozen.terminate() == 0
+    offset, state = here.state()
+    assert state == fingerprint(straight(world, values[:offset]))
 
 
 def test_an_erased_person_leaves_the_learners_state_and_late_events_do_not_bring_them_back(

@@ -39,19 +39,21 @@ class Consumer(Client):
         *,
         on_assign: Rebalance | None = None,
         on_revoke: Rebalance | None = None,
+        on_lost: Rebalance | None = None,
         start: Start = "earliest",
     ) -> None:
         """
         Args:
             on_assign: called inside `poll` with all (topic, partition) owned now; may `seek` them.
-            on_revoke: called inside `poll` or `close` with what is taken away; may still `commit`, except after a
-                session that is lost already.
+            on_revoke: called inside `poll` or `close` with what is taken away; may still `commit`.
+            on_lost: called instead for what somebody else may own already, because the session has ended (default:
+                `on_revoke`, whose `commit` then fails).
             start: where a group begins that never committed. `latest` is committed at once, so that a restart before
                 the first commit skips nothing.
         """
         self.group = group
         self._start = start
-        self._on_assign, self._on_revoke = on_assign, on_revoke
+        self._on_assign, self._on_revoke, self._on_lost = on_assign, on_revoke, on_lost or on_revoke
         self._assigned: set[tuple[str, int]] = set()
         self._unresolved: list[TopicPartition] = []
         self._lost: OffsetLost | None = None
@@ -74,7 +76,7 @@ class Consumer(Client):
                 "fetch.error.backoff.ms": 100,
             },
         )
-        self._client.subscribe(list(topics), on_assign=self._given, on_revoke=self._taken, on_lost=self._taken)
+        self._client.subscribe(list(topics), on_assign=self._given, on_revoke=self._taken, on_lost=self._gone)
 
     def _given(self, _: Any, partitions: list[TopicPartition]) -> None:
         # The committed offsets are asked for outside of this callback, where a broker that is away can be waited for.
@@ -82,10 +84,16 @@ class Consumer(Client):
         self._client.assign([])
 
     def _taken(self, _: Any, partitions: list[TopicPartition]) -> None:
+        self._give_up(partitions, self._on_revoke)
+
+    def _gone(self, _: Any, partitions: list[TopicPartition]) -> None:
+        self._give_up(partitions, self._on_lost)
+
+    def _give_up(self, partitions: list[TopicPartition], tell: Rebalance | None) -> None:
         self._revocations += 1
         gone = {(p.topic, p.partition) for p in partitions} & self._assigned
-        if gone and self._on_revoke is not None:
-            self._on_revoke(gone)
+        if gone and tell is not None:
+            tell(gone)
         self._assigned -= gone
         self._unresolved = []
         self._lost = None

@@ -120,6 +120,12 @@ class Partitions:
                 offsets[partition] = owned.written
         return offsets
 
+    def drop(self, partitions: Sequence[int]) -> None:
+        """Forget what somebody else may own already: what we know of it might be older than what is theirs."""
+        for partition in partitions:
+            if self._owned.pop(partition, None) is not None:
+                log.warning("partition %d is lost; its next owner goes on from the last checkpoint", partition)
+
     def _fresh(self, partition: int) -> Learner:
         assert self.release is not None
         number, head = self.release

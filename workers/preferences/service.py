@@ -151,7 +151,10 @@ class _Service:
             offsets = partitions.revoke(sorted(partition for _, partition in gone))
             commit(consumer, {(TOPIC, partition): offset for partition, offset in offsets.items()})
 
-        consumer = Consumer(self._settings.kafka, GROUP, [TOPIC], on_assign=assigned, on_revoke=revoked)
+        def lost(gone: set[tuple[str, int]]) -> None:
+            partitions.drop(sorted(partition for _, partition in gone))
+
+        consumer = Consumer(self._settings.kafka, GROUP, [TOPIC], on_assign=assigned, on_revoke=revoked, on_lost=lost)
         next_push = next_tend = 0.0
         try:
             while not self._stop.is_set() and pusher.failed is None:

@@ -64,6 +64,7 @@ class Training(threading.Thread):
                 [TOPIC],
                 on_assign=lambda owned: self._assign(consumer, owned),
                 on_revoke=self._revoke,
+                on_lost=self._drop,
             )
             try:
                 while not self._stop_event.is_set():
@@ -104,6 +105,11 @@ class Training(threading.Thread):
     def _revoke(self, gone: set[tuple[str, int]]) -> None:
         if (TOPIC, 0) in gone and self._trainer is not None:
             self._write()
+            self._trainer = None
+
+    def _drop(self, lost: set[tuple[str, int]]) -> None:
+        """Somebody else may train already, from the last checkpoint on."""
+        if (TOPIC, 0) in lost:
             self._trainer = None
 
     # -- training ----------------------------------------------------------------------------------------------------
