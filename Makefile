@@ -13,8 +13,9 @@ servers: $(STAMP)  ## Apache Kafka, S3 and Redis on this machine, for tests and 
 	@$(BIN)/python -m infra.servers $(ARGS)
 
 # A file stays with one pytest worker, which shares its servers; files go out in their order, contract to unit, so that
-# the long ones come first and the last minutes are filled with short ones.
-PYTEST = $(BIN)/python -m pytest -n $${TEST_WORKERS:-auto} --dist loadfile --no-loadscope-reorder
+# the long ones come first and the last minutes are filled with short ones. In CI a failed test is tried once more;
+# how it failed is printed at the end all the same, because it is to be mended.
+PYTEST = $(BIN)/python -m pytest -n $${TEST_WORKERS:-auto} --dist loadfile --no-loadscope-reorder $(if $(CI),--reruns 1)
 
 test: $(STAMP)  ## Everything that CI runs.
 	@$(MAKE) --no-print-directory --jobs 2 check $(if $(CI),real-servers)

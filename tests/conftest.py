@@ -75,6 +75,17 @@ def _free_memory() -> int:
     return free
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """With `--reruns`: how each failed that passed at its second attempt, which pytest would not say."""
+    failed = {report.nodeid for report in terminalreporter.stats.get("failed", [])}
+    again = [report for report in terminalreporter.stats.get("rerun", []) if report.nodeid not in failed]
+    if again:
+        terminalreporter.section("failed once: to be mended", red=True)
+    for report in again:
+        terminalreporter.section(report.nodeid, sep="-")
+        terminalreporter.write_line(report.longreprtext)
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test runs on embedded servers; marked `real`, on real ones as well, with `only=True` on those alone."""
     if "adapter" not in metafunc.fixturenames:
