@@ -191,7 +191,14 @@ class Studio:
     def _spawn(self, batch: list[Job]) -> None:
         task = asyncio.get_running_loop().create_task(self._process(batch))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+
+        def done(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                for job in batch:  # else its event would wait until the watchdog ends the process
+                    _fail(job, error)
+
+        task.add_done_callback(done)
 
     def _release(self) -> None:
         self._free.release()
@@ -339,6 +346,6 @@ def out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError)
 
 
-def _fail(job: Job, error: Exception) -> None:
+def _fail(job: Job, error: BaseException) -> None:
     if not job.future.done():
         job.future.set_exception(error)
