@@ -6,6 +6,7 @@ import importlib
 import logging
 import os
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -48,12 +49,24 @@ def run(
         end_with_parent(stop)
     logs.configure(settings(), service)
     tracing.configure(settings(), service)
+    _check_cache(settings().cache)
     room = importlib.import_module(f"workers.{service}.service")
     try:
         status = room.run(settings(), stop)
     finally:
         tracing.flush()
     raise typer.Exit(status)
+
+
+def _check_cache(folder: Path) -> None:
+    from workers.exceptions import UserError
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"ICG_CACHE: cannot write to {folder}: {error.strerror}") from None
 
 
 @app.command()

@@ -171,6 +171,16 @@ def test_a_wrong_setting_is_named(
     assert len(err.splitlines()) == 1
 
 
+@pytest.mark.parametrize("service", ["covers", "api"])
+def test_a_cache_that_cannot_be_written_is_named_before_anything_begins(
+    service: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ICG_CACHE", str(tmp_path / "file" / "cache"))
+    assert run(["run", service], monkeypatch) == 2
+    assert capfd.readouterr().err == f"icg: ICG_CACHE: cannot write to {tmp_path}/file/cache: Not a directory\n"
+
+
 @pytest.mark.parametrize(
     ("line", "says"),
     [
