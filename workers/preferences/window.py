@@ -234,8 +234,7 @@ class Window:
         key = batch.key[rows]
         repeats = _repeats(key)
         known, slots = self.seen.find(key)
-        known[known < self.base] = -1
-        repeats[known >= 0] |= self.alive(known[known >= 0])
+        repeats |= self._living(known) >= 0
         self.counts.duplicates += int(np.count_nonzero(repeats))
         rows, key, slots = rows[~repeats], key[~repeats], slots[~repeats]
         self._append(batch, rows, key, slots, weights)
@@ -295,10 +294,7 @@ class Window:
         renamed = np.flatnonzero((kind == IMPRESSION) & has_link & (link != key).any(axis=1))
         if len(renamed):
             renamed = renamed[~_repeats(link[renamed])]  # two impressions of one name: the first is meant
-            there = self.named.get(link[renamed])
-            there = np.where(there >= self.base, there, -1)
-            fresh = there < 0
-            fresh[~fresh] = ~self.alive(there[~fresh])
+            fresh = self._living(self.named.get(link[renamed])) < 0
             self.named.put(link[renamed[fresh]], number[renamed[fresh]])
             self.columns["answered"][number[renamed[fresh]] - self.base] |= NAMED
         chained = np.flatnonzero(shown)
@@ -366,13 +362,13 @@ class Window:
         if not len(answer):
             return {name: np.empty(0, np.int64) for name in ("answer", "row", "kind", "at")}
         link, kind = self._column("link", answer), self._column("kind", answer).astype(np.int64)
-        named, seen = self.named.get(link), self.seen.get(link)
+        named, seen = self._living(self.named.get(link)), self._living(self.seen.get(link))
         # An id may name one impression and be the event id of another: the one that was there first is meant.
         sooner = np.maximum(named, answer) <= np.maximum(seen, answer)
         row = np.where((named >= self.base) & (sooner | (seen < self.base)), named, seen)
         row = np.where(self._column("item", answer) >= 0, answer, row)  # a like or dislike that is its own impression
         found = row >= self.base
-        found[found] = (self._column("item", row[found]) >= 0) & self.alive(row[found])
+        found[found] = self._column("item", row[found]) >= 0
         living = self.alive(answer)
         found &= living
         self.counts.unjoined += int(np.count_nonzero(~living))
@@ -524,18 +520,29 @@ class Window:
         self.base += first
         self._forget_names()
 
-    # A table is built anew from the rows held, once it is crowded with what was freed, with room for half as many more.
+    # A table is built anew from what lives, once it is crowded with what does not, with room for half as many more.
+    # When that happens shows nowhere: a row that is dead counts as one that is not in.
 
     def _rebuild_seen(self, more: int) -> None:
-        held = self.end - self.base
-        keys, rows = _last_of(self.columns["key"][:held], np.arange(self.base, self.end))
-        self.seen.rebuild(keys, rows, room=max(LEAST_ROOM, more + held + held // 2))
+        living = self._held_and_living()
+        keys, rows = _last_of(self.columns["key"][living], self.base + living)
+        self.seen.rebuild(keys, rows, room=max(LEAST_ROOM, more + len(rows) + len(rows) // 2))
 
     def _rebuild_named(self, more: int) -> None:
-        held = self.end - self.base
-        named = np.flatnonzero(self.columns["answered"][:held] & NAMED)
+        living = self._held_and_living()
+        named = living[(self.columns["answered"][living] & NAMED) > 0]
         keys, rows = _last_of(self.columns["link"][named], self.base + named)
         self.named.rebuild(keys, rows, room=max(LEAST_ROOM, more + len(rows) + len(rows) // 2))
+
+    def _held_and_living(self) -> NDArray[np.intp]:
+        return np.flatnonzero(self.alive(np.arange(self.base, self.end)))
+
+    def _living(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The same, with -1 for rows that are given up or dead."""
+        found = np.where(rows >= self.base, rows, -1)
+        there = np.flatnonzero(found >= 0)
+        found[there[~self.alive(found[there])]] = -1
+        return found
 
     def _forget_names(self) -> None:
         """Users are numbered for the window only: those no longer in it lose their number."""
