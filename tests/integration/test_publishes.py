@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiokafka import AIOKafkaConsumer
 from aiokafka.consumer.group_coordinator import CoordinatorGroupRebalance
-from aiokafka.errors import GroupAuthorizationFailedError
+from aiokafka.errors import GroupAuthorizationFailedError, KafkaConnectionError
 
 from workers.covers.publishes import Publishes
 from workers.exceptions import MessagingFault
@@ -88,3 +90,26 @@ def test_who_may_not_join_ends_with_a_reason(own_kafka: Kafka, tmp_path: Path, m
     reason = asyncio.run(scenario())
     assert isinstance(reason, MessagingFault)
     assert "GroupAuthorizationFailed" in str(reason)
+
+
+def test_a_broker_that_goes_as_the_consumer_starts_is_the_reason(
+    own_kafka: Kafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[type[BaseException]] = []  # what threads ended with
+    monkeypatch.setattr(threading, "excepthook", lambda hook: ended.append(hook.exc_type))
+
+    async def away(self: Any) -> None:
+        raise KafkaConnectionError("away")
+
+    monkeypatch.setattr(AIOKafkaConsumer, "start", away)
+
+    async def scenario() -> BaseException | None:
+        publishes = member(own_kafka, tmp_path)
+        starting = asyncio.create_task(publishes.start())
+        await asyncio.wait([starting], timeout=10)
+        starting.cancel()
+        await asyncio.wait_for(publishes.stop(), 20)
+        return publishes.crashed
+
+    assert isinstance(asyncio.run(scenario()), KafkaConnectionError)
+    assert set(ended) <= {KafkaConnectionError}

@@ -32,12 +32,15 @@ _DAY = 24 * 3600.0
 
 
 class _Thread(AIOKafkaConsumerThread):  # type: ignore[misc]
+    _joining: asyncio.Task[None] | None = None
+
     async def on_start(self) -> None:
         await super().on_start()
         self._joining = asyncio.get_running_loop().create_task(self._join_again())
 
     async def on_thread_stop(self) -> None:
-        self._joining.cancel()
+        if self._joining is not None:  # None where the broker was never reached
+            self._joining.cancel()
         await super().on_thread_stop()
 
     async def _join_again(self) -> None:
@@ -56,7 +59,7 @@ class _Thread(AIOKafkaConsumerThread):  # type: ignore[misc]
                 if not unexpected or coordinator._coordination_task.done():
                     await self.crash(MessagingFault(f"{GROUP}: {error}"))
                     return
-                log.warning("%s: joined again after %s", GROUP, error)
+                log.warning("%s: joins again after %s", GROUP, error)
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
