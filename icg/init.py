@@ -38,7 +38,14 @@ LOUDNESS = 10.0
 by 8 at ten times that. A trained one is given its own."""
 
 
-def init_tiny(directory: str | Path, seed: int = 0, *, weights: str | Path | None = None, gates: float = 1.0) -> None:
+def init_tiny(
+    directory: str | Path,
+    seed: int = 0,
+    *,
+    weights: str | Path | None = None,
+    gates: float = 1.0,
+    sizes: assemble.Sizes | None = None,
+) -> None:
     """Write `base/ mllm/ adapter/ rewards/ space/ preference/`; existing ones are replaced.
 
     The same seed gives the same bytes: fresh weights come from integers, not from the vector units of this machine.
@@ -47,13 +54,14 @@ def init_tiny(directory: str | Path, seed: int = 0, *, weights: str | Path | Non
         weights: folder of trained parts (see `icg.tiny.assemble.build`); random ones without.
         gates: of a fresh adapter, where `weights` has none. At 0 every user gets the neutral cover; at 1 segments can
             be told apart by eye.
+        sizes: of base, MLLM and relevance reward; icg-tiny's without.
     """
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     for part in ("base", "mllm", "adapter", "rewards", "space", "preference"):
         shutil.rmtree(folder / part, ignore_errors=True)
     with quietly():
-        assemble.build(folder, Path(weights) if weights is not None else None, seed)
+        assemble.build(folder, Path(weights) if weights is not None else None, seed, sizes)
         if weights is not None and any(Path(weights).glob("preference-*.safetensors")):
             space = _write_taste(folder, Path(weights))
         else:

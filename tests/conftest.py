@@ -6,7 +6,7 @@ topics are shared by the session's tests, so use groups and ids of your own. `ow
 `own_servers`: a broker and a bucket for one module.
 `feast_repo`: settings of an applied, empty feature store for one test. `zygote`: forks covers services quickly,
 `light_zygote` the command `icg` and the other services.
-`tiny_model`: a directory that `icg init tiny` made.
+`tiny_model`: a directory as `icg init tiny` makes it, only smaller (`tests/small.py`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ os.environ["FEAST_USAGE"] = "False"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from tests.faults import clock
-from tests.servers import CI, Real, missing
+from tests.servers import CI, Light, Real, missing
 from tests.zygote import Zygote
 from workers.embedded import Embedded, apply_feast
 from workers.settings import S3, Feast, Kafka
@@ -91,7 +91,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "adapter" not in metafunc.fixturenames:
         return
     marker = metafunc.definition.get_closest_marker("real")
-    adapters = [pytest.param("embedded", id="embedded" if marker else pytest.HIDDEN_PARAM)]
+    adapters = [pytest.param("embedded") if marker else pytest.param("light", id=pytest.HIDDEN_PARAM)]
     if marker is not None:
         if marker.kwargs.get("only"):
             adapters.clear()
@@ -103,13 +103,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def adapter(request: pytest.FixtureRequest) -> str:
-    """Which servers the test runs on: "embedded" or "real"."""
+    """Which servers the test runs on: "embedded" or "real"; "light" where it is about none."""
     return str(request.param)
 
 
 @pytest.fixture(scope="session")
 def _embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
     with Embedded(tmp_path_factory.mktemp("embedded"), parts=("kafka", "s3")) as servers:
+        yield servers
+
+
+@pytest.fixture(scope="session")
+def _light(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Light]:
+    with Light(tmp_path_factory.mktemp("light")) as servers:
         yield servers
 
 
@@ -157,7 +163,8 @@ def own_servers(
         real: Real = request.getfixturevalue("_real")
         yield real.fresh()
         return
-    with Embedded(tmp_path_factory.mktemp("servers"), parts=("kafka", "s3")) as servers:
+    kind = Light if adapter == "light" else Embedded
+    with kind(tmp_path_factory.mktemp("servers"), parts=("kafka", "s3")) as servers:
         yield servers
 
 
@@ -206,6 +213,6 @@ def light_zygote() -> Iterator[Zygote]:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from icg.init import init_tiny
+    from tests.small import init_small
 
-    return made_once(tmp_path_factory, "tiny", init_tiny)
+    return made_once(tmp_path_factory, "tiny", init_small)

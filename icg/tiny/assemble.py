@@ -8,12 +8,15 @@ MiniLM comes from its package; only what icg-tiny trained itself is ever shipped
 """
 
 import argparse
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import BertModel
 
 from icg.tiny import autoencoder, base, dual_encoder, mllm, text
 from icg.tiny.files import write_whole
@@ -21,7 +24,21 @@ from icg.tiny.files import write_whole
 MOST_BYTES = 14 * 2**20  # of tensors in a shipped file, which may have 15 MiB in the repository
 
 
-def build(directory: Path, weights: Path | None = None, seed: int = 0) -> None:
+@dataclass(frozen=True)
+class Sizes:
+    """Of a stack of these classes; by default icg-tiny's own, with which alone its weights fit.
+
+    Attributes:
+        encoder: the text model that three of the parts share.
+    """
+
+    vae: autoencoder.AutoencoderConfig = field(default_factory=autoencoder.AutoencoderConfig)
+    unet: base.BaseConfig = field(default_factory=base.BaseConfig)
+    relevance: dual_encoder.DualEncoderConfig = field(default_factory=dual_encoder.DualEncoderConfig)
+    encoder: Callable[[], BertModel] = text.encoder
+
+
+def build(directory: Path, weights: Path | None = None, seed: int = 0, sizes: Sizes | None = None) -> None:
     """Write the model directory; existing files of it are replaced.
 
     Args:
@@ -29,23 +46,26 @@ def build(directory: Path, weights: Path | None = None, seed: int = 0) -> None:
         weights: folder with the parts `autoencoder`, `unet`, `mllm` and `relevance` as `ship` writes them; None draws
             random weights from `seed`: the same classes and sizes, and pictures of noise.
         seed: of the random weights.
+        sizes: icg-tiny's without.
 
     Raises:
         FileNotFoundError: `weights` lacks a part.
         ValueError: a part's tensors are not those of its model.
     """
+    sizes = sizes or Sizes()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        vae = autoencoder.build(autoencoder.AutoencoderConfig())
-        unet = base.build_unet(base.BaseConfig())
-        reader = mllm.build()
-        relevance = dual_encoder.build(dual_encoder.DualEncoderConfig())
+        encoder = sizes.encoder()
+        vae = autoencoder.build(sizes.vae)
+        unet = base.build_unet(sizes.unet, encoder.config.hidden_size)
+        reader = mllm.build(sizes.encoder())
+        relevance = dual_encoder.build(sizes.relevance, sizes.encoder())
     if weights is not None:
         load_part(vae.state_dict(), weights, "autoencoder")
         load_part(unet.state_dict(), weights, "unet")
         load_part(mllm.own_weights(reader), weights, "mllm")
         load_part(dual_encoder.own_weights(relevance), weights, "relevance")
-    base.build_pipeline(unet, vae, text.encoder()).save_pretrained(directory / "base")
+    base.build_pipeline(unet, vae, encoder).save_pretrained(directory / "base")
     reader.model.save_pretrained(directory / "mllm")  # no head: nobody asks it, and it would be a third of the file
     mllm.processor().save_pretrained(directory / "mllm")
     relevance.save_pretrained(directory / "rewards" / "relevance")

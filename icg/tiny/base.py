@@ -39,7 +39,7 @@ class BaseConfig:
     sheet_steps: int = 20  # of the sampler for the contact sheets
 
 
-def build_unet(config: BaseConfig) -> UNet2DConditionModel:
+def build_unet(config: BaseConfig, width: int = text.WIDTH) -> UNet2DConditionModel:
     """The denoiser with fresh weights from torch's global seed."""
     levels = len(config.channels)
     return UNet2DConditionModel(
@@ -51,7 +51,7 @@ def build_unet(config: BaseConfig) -> UNet2DConditionModel:
         block_out_channels=config.channels,
         layers_per_block=config.layers,
         attention_head_dim=config.heads,  # diffusers' name for the number of heads
-        cross_attention_dim=text.WIDTH,
+        cross_attention_dim=width,
     )
 
 

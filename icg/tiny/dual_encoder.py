@@ -14,6 +14,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional
 from transformers import (
+    BertModel,
     CLIPVisionModel,
     VisionTextDualEncoderConfig,
     VisionTextDualEncoderModel,
@@ -40,12 +41,14 @@ class DualEncoderConfig:
     noise: float = 0.8  # greatest deviation of the noise on latents of deviation 1; beyond it shapes are gone
 
 
-def build(config: DualEncoderConfig) -> VisionTextDualEncoderModel:
-    """MiniLM frozen but for its pooler, which reads the first token and which MiniLM's own training never used."""
+def build(config: DualEncoderConfig, frozen: BertModel | None = None) -> VisionTextDualEncoderModel:
+    """MiniLM (or another) frozen but for its pooler, which reads the first token and which MiniLM's own training never
+    used."""
+    frozen = frozen or text.encoder()
     joint = VisionTextDualEncoderConfig.from_vision_text_configs(
-        vision_config(), text.encoder().config, projection_dim=config.projection
+        vision_config(), frozen.config, projection_dim=config.projection
     )
-    model = VisionTextDualEncoderModel(joint, CLIPVisionModel(vision_config()), text.encoder())
+    model = VisionTextDualEncoderModel(joint, CLIPVisionModel(vision_config()), frozen)
     model.text_model.pooler.requires_grad_(True)
     model.train(False)
     return model

@@ -5,7 +5,7 @@ projector are ours.
 """
 
 from torch import Tensor
-from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
+from transformers import BertModel, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 
 from icg.tiny import text
 from icg.tiny.vision import PATCH, SIZE, image_processor, vision_config
@@ -26,9 +26,9 @@ CHAT_TEMPLATE = (
 )
 
 
-def build() -> LlavaForConditionalGeneration:
-    """The model with MiniLM inside; vision tower and projector are fresh from torch's global seed."""
-    frozen = text.encoder()
+def build(frozen: BertModel | None = None) -> LlavaForConditionalGeneration:
+    """The model with MiniLM (or another) inside; vision tower and projector are fresh from torch's global seed."""
+    frozen = frozen or text.encoder()
     # BertConfig ties its embeddings to a head that BertModel has not; Llava would look for them by another name.
     frozen.config.tie_word_embeddings = False
     config = LlavaConfig(

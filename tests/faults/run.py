@@ -20,8 +20,8 @@ from tests.faults.people import SETTINGS, People
 from tests.faults.stage import MORE_SEGMENTS, SEGMENTS, SMALL, Servers, Service, put_pictures, redis_store
 from tests.faults.traffic import Traffic
 from tests.faults.watching import Answers, Manifests
+from tests.servers import Light
 from tests.zygote import Zygote
-from workers.embedded import Embedded
 from workers.events import Event, ItemPublish, Outcome, UserBehavior
 from workers.exceptions import Fault
 from workers.preferences.checkpoint import Checkpoints
@@ -396,7 +396,7 @@ def manifests_of(world: World, items: Iterable[str]) -> dict[str, Manifest]:
 
 def undisturbed(run: Run, folder: Path, applied: Feast, zygote: Zygote) -> Twin:
     """The same events, in the same order, on embedded servers that nothing happens to."""
-    with Embedded(folder / "servers", parts=("kafka", "s3")) as servers:
+    with Light(folder / "servers") as servers:
         shutil.copytree(applied.repo, folder / "feast")
         feast = Feast(repo=folder / "feast", yaml=folder / "feast" / "feature_store.yaml")
         s3 = servers.s3.model_copy(update={"bucket": run.world.store.bucket})  # it is in the addresses of pictures

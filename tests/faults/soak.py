@@ -27,6 +27,8 @@ from workers.embedded import apply_feast
 LOAD = 0.8
 EVERY = 2.0
 """Seconds between two samples."""
+TOLD = 150
+"""Samples between two lines of progress: five minutes."""
 GROWTH = 0.02
 SLACK = 2
 """Files or threads more than before: a connection that is being replaced, a thread that is just ending."""
@@ -99,6 +101,10 @@ def soak(run: Run, seconds: float) -> tuple[dict[str, list[Sample]], float]:
             for service in run.services:
                 if service.running and service.child is not None:
                     seen[service.name].append(sample(service.child.pid))
+            samples = max(map(len, seen.values()), default=1)
+            if samples % TOLD == 0:
+                resident = ", ".join(f"{name} {each[-1].rss / 2**20:.1f}" for name, each in seen.items())
+                print(f"{(now - begun) / 60:.0f} min, {sent} events, MiB: {resident}", flush=True)
         run.look()
     return seen, rate
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from bench.stream_world import World, picture, publish
+from tests.servers import Light
 from tests.zygote import Child, Zygote
 from workers.covers.inflight import GIVE_UP, parse
-from workers.embedded import Embedded
 from workers.events import Outcome
 from workers.records import cover_key, sha256
 from workers.settings import Covers, Feast
@@ -39,7 +39,7 @@ def make_world(_applied: Feast, tiny_model: Path, tmp_path: Path) -> Iterator[Ma
 
         def make() -> World:
             folder = tmp_path / uuid.uuid4().hex[:8]
-            servers = stack.enter_context(Embedded(folder / "servers", parts=("kafka", "s3")))
+            servers = stack.enter_context(Light(folder / "servers"))
             shutil.copytree(_applied.repo, folder / "feast")
             feast = Feast(repo=folder / "feast", yaml=folder / "feast" / "feature_store.yaml")
             # A killed member is missed after 3 s instead of 6.

@@ -16,9 +16,9 @@ import pytest
 from confluent_kafka import TopicPartition
 
 from infra.servers.process import free_port
+from tests.servers import Light
 from tests.zygote import Child, Zygote
 from workers.audit.service import GROUP
-from workers.embedded import Embedded
 from workers.events import BehaviorKind, ItemPublish, UserBehavior
 from workers.messaging import Producer, client_config
 from workers.settings import S3, Kafka, environment
@@ -41,8 +41,8 @@ os.kill(os.getpid(), signal.SIGKILL)  # appended, not committed
 
 
 @pytest.fixture
-def servers(tmp_path: Path) -> Iterator[Embedded]:
-    with Embedded(tmp_path / "servers", parts=("kafka", "s3")) as embedded:
+def servers(tmp_path: Path) -> Iterator[Light]:
+    with Light(tmp_path / "servers") as embedded:
         # A killed member is missed after 3 s, so that restarts do not take the test's time; sooner, and a busy machine
         # would miss one that lives.
         quick = {"session_timeout_seconds": 3.0, "heartbeat_seconds": 0.5}
@@ -76,7 +76,7 @@ class Service:
 
 
 @pytest.fixture
-def service(servers: Embedded, light_zygote: Zygote, tmp_path: Path) -> Iterator[Service]:
+def service(servers: Light, light_zygote: Zygote, tmp_path: Path) -> Iterator[Service]:
     service = Service(light_zygote, servers.kafka, servers.s3, tmp_path)
     yield service
     if service.process is not None and service.process.status() is None:
@@ -133,7 +133,7 @@ def behind(kafka: Kafka) -> int:
     return total
 
 
-def test_killed_between_append_and_commit(servers: Embedded, service: Service) -> None:
+def test_killed_between_append_and_commit(servers: Light, service: Service) -> None:
     producer = Producer(servers.kafka, "test")
     produce(producer, 100)
     variables = environment(kafka=servers.kafka, s3=servers.s3)
@@ -150,7 +150,7 @@ def test_killed_between_append_and_commit(servers: Embedded, service: Service) -
     assert behind(servers.kafka) == 0
 
 
-def test_killed_at_random_moments(servers: Embedded, service: Service) -> None:
+def test_killed_at_random_moments(servers: Light, service: Service) -> None:
     rng = random.Random(7)
     producer = Producer(servers.kafka, "test")
     count = 0
@@ -171,7 +171,7 @@ def test_killed_at_random_moments(servers: Embedded, service: Service) -> None:
 
 
 def test_workers_that_come_and_go_share_the_partitions(
-    servers: Embedded, service: Service, light_zygote: Zygote, tmp_path: Path
+    servers: Light, service: Service, light_zygote: Zygote, tmp_path: Path
 ) -> None:
     producer = Producer(servers.kafka, "test")
     second = Service(light_zygote, servers.kafka, servers.s3, tmp_path)
@@ -192,7 +192,7 @@ def test_workers_that_come_and_go_share_the_partitions(
     assert behind(servers.kafka) == 0
 
 
-def test_without_s3_it_waits_and_is_not_ready(servers: Embedded, service: Service, unused_port: int) -> None:
+def test_without_s3_it_waits_and_is_not_ready(servers: Light, service: Service, unused_port: int) -> None:
     def ready() -> int:
         try:
             return httpx.get(f"http://127.0.0.1:{unused_port}/readyz", timeout=20).status_code

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from bench.stream_world import World
+from tests.servers import Light
 from tests.zygote import Zygote
-from workers.embedded import Embedded
 from workers.settings import Covers, Feast
 
 
 @pytest.fixture
 def world(_applied: Feast, tmp_path: Path) -> Iterator[World]:
-    with Embedded(tmp_path / "servers", parts=("kafka", "s3")) as servers:
+    with Light(tmp_path / "servers") as servers:
         shutil.copytree(_applied.repo, tmp_path / "feast")
         feast = Feast(repo=tmp_path / "feast", yaml=tmp_path / "feast" / "feature_store.yaml")
         quick = servers.kafka.model_copy(update={"session_timeout_seconds": 3.0, "heartbeat_seconds": 1.0})

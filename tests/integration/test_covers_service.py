@@ -268,16 +268,17 @@ def test_two_publishes_a_refresh_and_a_retract_of_one_item_in_many_orders(world:
 
 
 def test_a_refresh_of_nothing_or_for_no_release_changes_nothing(world: World, covers: Child) -> None:
+    world.wait([world.send(publish("as-it-is"))], 60, covers.check)
     unknown = world.send(ItemRefresh(item_id="never-published"))
-    no_release = world.send(ItemRefresh(item_id="both", release=1000))
-    same = world.send(ItemRefresh(item_id="both"))
-    before = world.manifest("both")
+    no_release = world.send(ItemRefresh(item_id="as-it-is", release=1000))
+    same = world.send(ItemRefresh(item_id="as-it-is"))
+    before = world.manifest("as-it-is")
     world.wait([unknown, no_release, same], 60, covers.check)
     assert world.ready[unknown][0].outcome is Outcome.UNCHANGED
     assert world.manifest("never-published") is None
     assert world.reason(no_release) == "it wants release 1000, the newest is 1"
     assert world.ready[same][0].outcome is Outcome.UNCHANGED
-    assert world.manifest("both") == before
+    assert world.manifest("as-it-is") == before
 
 
 def test_a_refresh_draws_for_a_segment_that_is_only_proposed(world: World, covers: Child) -> None:
@@ -414,6 +415,7 @@ def _adapter(world: World, folder: Path, change: str) -> Path:
 
 
 def test_a_release_is_swapped_in_whole_between_batches(world: World, covers: Child, port: int, tmp_path: Path) -> None:
+    world.wait([world.send(publish("drawn-before"))], 60, covers.check)
     adapter = world.releases.put_part(
         "adapter", files_of(_adapter(world, tmp_path / "adapter", "better")), space=world.revisions["space"]
     )
@@ -423,7 +425,7 @@ def test_a_release_is_swapped_in_whole_between_batches(world: World, covers: Chi
     release = world.releases.publish({"adapter": adapter}, "better", "adapter")
     until(lambda: metric(port, "icg_release") == release.number, 60)
     sources += [world.send(publish(f"swap-{n}")) for n in range(6, 9)]
-    refresh = world.send(ItemRefresh(item_id="both", release=release.number, segments=("a",)))
+    refresh = world.send(ItemRefresh(item_id="drawn-before", release=release.number, segments=("a",)))
     world.wait([*sources, *repeats, refresh], 90, covers.check)
     assert [world.ready[repeat][0].outcome for repeat in repeats] == [Outcome.UNCHANGED] * 6
     revisions = {1: world.revisions["adapter"], release.number: adapter}
@@ -437,9 +439,9 @@ def test_a_release_is_swapped_in_whole_between_batches(world: World, covers: Chi
             assert beside is not None
             assert Sidecar.decode(beside.data).inputs.adapter == revisions[manifest.release]
     assert release.number in numbers
-    both = world.manifest("both")
-    assert both is not None
-    assert (both.generation, both.release, both.published_by.topic) == (2, release.number, "item-publish")
+    before = world.manifest("drawn-before")
+    assert before is not None
+    assert (before.generation, before.release, before.published_by.topic) == (2, release.number, "item-publish")
     world.revisions["adapter"] = adapter
 
 

@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from tests.servers import Light
 from tests.waiting import until
 from workers import embeddings, forgetting, users
 from workers.audit import service as audit
-from workers.embedded import Embedded
 from workers.erased import Erased, user_key
 from workers.events import BehaviorKind, UserBehavior, UserErasure
 from workers.exceptions import Fault
@@ -200,7 +200,7 @@ def test_a_broker_that_is_away_while_an_erasure_is_refused_is_waited_for(
     feast_repo: Feast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(forgetting, "DELIVERY_SECONDS", 0.5)
-    with Embedded(tmp_path / "servers", parts=("kafka", "s3")) as servers:
+    with Light(tmp_path / "servers") as servers:
         settings = Settings(kafka=servers.kafka, s3=servers.s3, feast=feast_repo)
         away: list[Fault] = []
         erased = Erased(settings, ObjectStore(settings.s3))

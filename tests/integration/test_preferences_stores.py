@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -11,8 +12,9 @@ import pytest
 
 from bench.taste_world import SPACE, TasteWorld, columns
 from icg.preference import Head
+from tests.waiting import until
 from workers.events import DEAD_LETTERS
-from workers.exceptions import MessagingFault, Stopped
+from workers.exceptions import Fault, MessagingFault, Stopped
 from workers.features import Features
 from workers.messaging import Producer
 from workers.preferences.checkpoint import KEPT, BadState, Checkpoints, Superseded, fingerprint, of_learner, to_learner
@@ -167,6 +169,32 @@ def test_pushes_are_coalesced_and_what_is_not_in_feast_is_known(features: Featur
     names = ["user_taste:residual", "user_taste:pairs", "user_history:liked_items"]
     row = features.read(names, [{"user_id": "ann"}])[0]
     assert (row["residual"], row["pairs"], row["liked_items"]) == ([49.0] * 4, 49, ["i"])
+
+
+def test_what_is_somebody_elses_is_not_pushed_when_feast_comes_back(feast_repo: Feast) -> None:
+    """An old taste arrived after the new owner's, and stayed until the person did something again."""
+    features, faults = Features(feast_repo, tries=1), list[Fault]()
+    pusher = Pusher(features, 0.01, faults.append)
+    pusher.start()
+    file = sqlite3.connect(feast_repo.repo / "data" / "online_store.db", isolation_level=None)
+    [table] = [name for (name,) in file.execute("SELECT name FROM sqlite_master") if name.endswith("_user_taste")]
+    file.execute(f"ALTER TABLE {table} RENAME TO away")
+    row = {"residual": np.ones(4, np.float32), "space": SPACE, "pairs": 1}
+    pusher.offer("user_taste", {"ann": row, "bob": row})
+    until(lambda: faults)
+    pusher.offer("user_taste", {"cat": row, "dan": row})
+    pusher.settle(0.05)
+    assert pusher.waiting("user_taste") == {"ann", "bob", "cat", "dan"}
+    pusher.drop({"ann", "cat"})
+    tries = len(faults)
+    until(lambda: len(faults) > tries)  # the attempt that was under way
+    file.execute(f"ALTER TABLE away RENAME TO {table}")
+    pusher.settle(60)
+    assert pusher.waiting("user_taste") == set()
+    pusher.close()
+    found = features.read(["user_taste:pairs"], [{"user_id": user} for user in ("ann", "bob", "cat", "dan")])
+    assert [each["pairs"] for each in found] == [None, 1, None, 1]
+    features.close()
 
 
 def test_an_outbox_sends_again_what_failed_and_settles_when_all_is_there(kafka: Kafka) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers import Light
 from tests.waiting import until
-from workers.embedded import Embedded
 from workers.health import Health
 from workers.people.service import _run as run_people
 from workers.preferences.service import _Service as Preferences
@@ -24,7 +24,7 @@ from workers.topics import ensure_topics
 def test_it_is_not_ready_while_servers_are_away(
     run: Callable[[Settings, threading.Event, Health], int], feast_repo: Feast, tmp_path: Path
 ) -> None:
-    with Embedded(tmp_path / "servers", parts=("kafka", "s3")) as servers:
+    with Light(tmp_path / "servers") as servers:
         settings = Settings(kafka=servers.kafka, s3=servers.s3, feast=feast_repo, cache=tmp_path / "cache")
         ensure_topics(settings.kafka)
         ObjectStore(settings.s3).ensure_bucket()

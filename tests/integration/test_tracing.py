@@ -20,12 +20,12 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from bench.stream_world import World, publish
 from infra.servers.process import free_port
+from tests.servers import Light
 from tests.waiting import until
 from tests.zygote import Zygote
 from workers import tracing
 from workers.audit.questions import lineage
 from workers.audit.views import Views
-from workers.embedded import Embedded
 from workers.events import DEAD_LETTERS, CoverReady
 from workers.messaging import Follower
 from workers.records import Sidecar, sidecar_key
@@ -94,7 +94,7 @@ def world(_applied: Feast, tiny_model: Path, tmp_path_factory: pytest.TempPathFa
     folder = tmp_path_factory.mktemp("world")
     shutil.copytree(_applied.repo, folder / "feast")
     feast = Feast(repo=folder / "feast", yaml=folder / "feast" / "feature_store.yaml")
-    with Embedded(folder / "servers", parts=("kafka", "s3")) as servers:
+    with Light(folder / "servers") as servers:
         world = World(folder, servers.kafka, servers.s3, feast, tiny_model, SMALL)
         world.release(("a",))
         yield world

@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 TOPIC = UserBehavior.topic
 LOOK, LOOK_MOST = 2.0, 60.0
 """Seconds between two looks for missing sidecars; twice as long after each that found none."""
+SETTLE_SECONDS = 2.0
+"""That giving partitions up waits for Feast; what is not there by then is the next owner's to push."""
 MOST_CLEARED = 500_000
 """Users remembered as not erased, while anybody is."""
 
@@ -110,20 +112,22 @@ class Partitions:
             log.info("partition %d: goes on at offset %d under release %d", partition, offset, learner.release)
 
     def revoke(self, partitions: Sequence[int]) -> dict[int, int]:
-        """Write down and drop; the offsets that may be committed."""
-        offsets = {}
-        for partition in partitions:
-            owned = self._owned.pop(partition, None)
-            if owned is not None:
-                self.push(owned)
-                self._write(owned)
-                offsets[partition] = owned.written
-        return offsets
+        """Push, write down and drop; the offsets that may be committed."""
+        gone = [self._owned.pop(partition) for partition in partitions if partition in self._owned]
+        for owned in gone:
+            self.push(owned)
+        self._pusher.settle(SETTLE_SECONDS)
+        for owned in gone:
+            self._write(owned)  # with the people who are not in Feast yet: the next owner's to push
+            self._pusher.drop(owned.learner.tastes.names)
+        return {owned.learner.partition: owned.written for owned in gone}
 
     def drop(self, partitions: Sequence[int]) -> None:
         """Forget what somebody else may own already: what we know of it might be older than what is theirs."""
         for partition in partitions:
-            if self._owned.pop(partition, None) is not None:
+            owned = self._owned.pop(partition, None)
+            if owned is not None:
+                self._pusher.drop(owned.learner.tastes.names)
                 log.warning("partition %d is lost; its next owner goes on from the last checkpoint", partition)
 
     def _fresh(self, partition: int) -> Learner:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any
 
 from prometheus_client import Counter, Histogram
@@ -41,8 +42,8 @@ class Pusher:
         self._on_fault = on_fault
         self._lock = threading.Lock()
         self._rows: dict[tuple[str, str], tuple[float, Row]] = {}
-        self._flying: set[tuple[str, str]] = set()
-        self._stop = threading.Event()
+        self._flying: dict[tuple[str, str], tuple[float, Row]] = {}
+        self._stop, self._hurry = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="push", daemon=True)
         self.failed: BaseException | None = None
 
@@ -68,9 +69,26 @@ class Pusher:
         with self._lock:
             return {user for name, user in (*self._rows, *self._flying) if name == view}
 
+    def settle(self, seconds: float) -> None:
+        """Push all that was offered now, and wait for it at most so long."""
+        until = time.monotonic() + seconds
+        while (self._rows or self._flying) and self._thread.is_alive() and time.monotonic() < until:
+            self._hurry.set()
+            time.sleep(0.01)
+
+    def drop(self, users: Collection[str]) -> None:
+        """Push no more of people who are somebody else's now: in an outage of Feast that would be hours later, over
+        what their new owner has learned since."""
+        with self._lock:
+            for rows in (self._rows, self._flying):
+                for key in [key for key in rows if key[1] in users]:
+                    del rows[key]
+
     def _run(self) -> None:
         try:
-            while not self._stop.wait(self._seconds):
+            while not self._stop.is_set():
+                self._hurry.wait(self._seconds)
+                self._hurry.clear()
                 self._push_all()
             self._push_all()
         except Stopped:
@@ -82,28 +100,27 @@ class Pusher:
     def _push_all(self) -> None:
         while True:
             with self._lock:
-                keys = list(self._rows)[:ROWS]
-                taken = {key: self._rows.pop(key) for key in keys}
-                self._flying = set(keys)
-            if not keys:
+                self._flying = {key: self._rows.pop(key) for key in list(self._rows)[:ROWS]}
+                flying = list(self._flying.items())
+            if not flying:
                 return
-            for view in dict.fromkeys(view for view, _ in keys):
-                self._push(view, [{"user_id": user, **row} for (name, user), (_, row) in taken.items() if name == view])
+            for view in dict.fromkeys(view for (view, _), _ in flying):
+                retrying(partial(self._push, view), what=f"push {view}", stop=self._stop, on_retry=self._on_fault)
             now = time.monotonic()
-            for since, _ in taken.values():
+            for _, (since, _) in flying:
                 LAG.observe(now - since)
             with self._lock:
-                self._flying = set()
+                self._flying = {}
 
-    def _push(self, view: str, rows: list[Row]) -> None:
-        def push() -> None:
-            self._features.push(view, rows)
-
-        retrying(push, what=f"push {view}", stop=self._stop, on_retry=self._on_fault)
+    def _push(self, view: str) -> None:
+        with self._lock:  # at each attempt anew: some may have been dropped
+            rows = [{"user_id": user, **row} for (name, user), (_, row) in self._flying.items() if name == view]
+        self._features.push(view, rows)
         PUSHED.labels(view).inc(len(rows))
 
     def close(self, timeout: float = 5.0) -> None:
         """Push what is left, once; what fails then stays in `waiting`."""
         self._stop.set()
+        self._hurry.set()
         if self._thread.is_alive():
             self._thread.join(timeout)

@@ -16,6 +16,7 @@ from icg.rewards.vision import pixels
 from icg.sampling import SamplerConfig
 from icg.tiny import shipped
 from icg.tiny.files import SHIPPED
+from tests.small import init_small
 from workers.records import revision_of
 
 
@@ -33,7 +34,7 @@ def test_the_six_parts_are_there(tiny):
 
 
 def test_the_same_seed_gives_the_same_bytes(tiny, tmp_path):
-    init_tiny(tmp_path)
+    init_small(tmp_path)
     assert hashes(tmp_path) == hashes(tiny)
 
 

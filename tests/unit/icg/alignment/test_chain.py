@@ -15,6 +15,7 @@ from icg.init import init_tiny
 from icg.item import Item
 from icg.sampling import SamplerConfig
 from icg.tiny.assemble import ship
+from tests.small import SIZES, small_encoder
 from workers.train import app
 
 FEW = ["--steps", "2", "--sampler-steps", "2", "--batch", "4", "--watched", "2"]
@@ -81,15 +82,15 @@ def test_an_adapter_among_the_shipped_weights_is_the_adapter_of_the_model(tiny: 
     weights = tmp_path / "weights"
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        ship(autoencoder.build(autoencoder.AutoencoderConfig()).state_dict(), weights, "autoencoder")
-        ship(base.build_unet(base.BaseConfig()).state_dict(), weights, "unet")
-        ship(mllm.own_weights(mllm.build()), weights, "mllm")
-        relevance = dual_encoder.build(dual_encoder.DualEncoderConfig())
+        ship(autoencoder.build(SIZES.vae).state_dict(), weights, "autoencoder")
+        ship(base.build_unet(SIZES.unet, small_encoder().config.hidden_size).state_dict(), weights, "unet")
+        ship(mllm.own_weights(mllm.build(small_encoder())), weights, "mllm")
+        relevance = dual_encoder.build(SIZES.relevance, small_encoder())
         ship(dual_encoder.own_weights(relevance), weights, "relevance")
     trained = {
         name: torch.randn_like(value) for name, value in Adapter.from_pretrained(tiny / "adapter").state_dict().items()
     }
     ship(trained, weights, "adapter")
-    init_tiny(tmp_path / "model", weights=weights)
+    init_tiny(tmp_path / "model", weights=weights, sizes=SIZES)
     loaded = Adapter.from_pretrained(tmp_path / "model" / "adapter").state_dict()
     assert all(torch.equal(loaded[name], value.half().float()) for name, value in trained.items())

@@ -9,6 +9,7 @@ from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 from icg.tiny import dual_encoder, mllm, text
 from icg.tiny.assemble import build, ship
+from tests.small import SIZES
 
 
 @pytest.fixture(scope="module")
@@ -80,49 +81,60 @@ def test_no_path_of_this_machine_is_written(directory: Path) -> None:
         assert str(text.get_model_path().parent) not in path.read_text(), path
 
 
-def test_shipped_weights_come_back_and_random_ones_do_not_remain(directory: Path, tmp_path: Path) -> None:
-    weights, again, mended = tmp_path / "weights", tmp_path / "again", tmp_path / "mended"
+def _ship_all(directory: Path, weights: Path) -> dict[str, torch.Tensor]:
+    """In float32; the autoencoder's tensors."""
     pipeline = StableDiffusionPipeline.from_pretrained(directory / "base", local_files_only=True)
     reader = AutoModelForImageTextToText.from_pretrained(directory / "mllm", local_files_only=True)
     relevance = AutoModel.from_pretrained(directory / "rewards" / "relevance", local_files_only=True)
-    ship(pipeline.vae.state_dict(), weights, "autoencoder", torch.float32)
+    tensors: dict[str, torch.Tensor] = pipeline.vae.state_dict()
+    ship(tensors, weights, "autoencoder", torch.float32)
     ship(pipeline.unet.state_dict(), weights, "unet", torch.float32)
     ship(mllm.own_weights(reader), weights, "mllm", torch.float32)
     ship(dual_encoder.own_weights(relevance), weights, "relevance", torch.float32)
+    return tensors
 
+
+def test_shipped_weights_come_back_and_random_ones_do_not_remain(directory: Path, tmp_path: Path) -> None:
+    weights, again = tmp_path / "weights", tmp_path / "again"
+    _ship_all(directory, weights)
     assert max(path.stat().st_size for path in weights.iterdir()) < 15 * 2**20  # the UNet's 37 MB lie in three files
     assert len(list(weights.glob("unet-*.safetensors"))) == 3
     build(again, weights, seed=1)
     assert _hashes(again) == _hashes(directory)
 
-    ship(pipeline.vae.state_dict(), weights, "autoencoder")
-    build(mended, weights)
+
+def test_weights_are_shipped_in_halves_or_coarser_and_odd_ones_are_refused(tiny: Path, tmp_path: Path) -> None:
+    weights, mended = tmp_path / "weights", tmp_path / "mended"
+    tensors = _ship_all(tiny, weights)
+    ship(tensors, weights, "autoencoder")
+    build(mended, weights, sizes=SIZES)
     vae = StableDiffusionPipeline.from_pretrained(mended / "base", local_files_only=True).vae
     for name, tensor in vae.state_dict().items():
-        torch.testing.assert_close(tensor, pipeline.vae.state_dict()[name].half().float(), atol=0, rtol=0)
+        torch.testing.assert_close(tensor, tensors[name].half().float(), atol=0, rtol=0)
 
     fine = sum(path.stat().st_size for path in weights.glob("autoencoder-*"))
-    ship(pipeline.vae.state_dict(), weights, "autoencoder", coarse="encoder.")
+    ship(tensors, weights, "autoencoder", coarse="encoder.")
     assert sum(path.stat().st_size for path in weights.glob("autoencoder-*")) < 0.85 * fine
-    build(mended, weights)
+    build(mended, weights, sizes=SIZES)
     vae = StableDiffusionPipeline.from_pretrained(mended / "base", local_files_only=True).vae
     for name, tensor in vae.state_dict().items():
         near = {"atol": 0.002, "rtol": 0.07} if name.startswith("encoder.") else {"atol": 0.0, "rtol": 0.0}
-        torch.testing.assert_close(tensor, pipeline.vae.state_dict()[name].half().float(), **near)
+        torch.testing.assert_close(tensor, tensors[name].half().float(), **near)
 
     ship({"odd": torch.zeros(1)}, weights, "unet")
     with pytest.raises(ValueError, match=r"unet: \d+ tensors missing or unknown"):
-        build(mended, weights)
+        build(mended, weights, sizes=SIZES)
     (weights / "unet-1.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"has no unet-1.safetensors"):
-        build(mended, weights)
+        build(mended, weights, sizes=SIZES)
 
 
-def test_the_seed_decides_the_random_weights(directory: Path, tmp_path: Path) -> None:
+def test_the_seed_decides_the_random_weights(tmp_path: Path) -> None:
+    build(tmp_path / "first", sizes=SIZES)
     torch.rand(1)  # the global generator has no say
-    build(tmp_path / "same")
-    build(tmp_path / "other", seed=1)
-    same, other, first = _hashes(tmp_path / "same"), _hashes(tmp_path / "other"), _hashes(directory)
+    build(tmp_path / "same", sizes=SIZES)
+    build(tmp_path / "other", seed=1, sizes=SIZES)
+    first, same, other = (_hashes(tmp_path / name) for name in ("first", "same", "other"))
     assert same == first
     assert {path for path in first if other[path] != first[path]} == {
         "base/unet/diffusion_pytorch_model.safetensors",

@@ -17,6 +17,7 @@ from icg.tiny.autoencoder import AutoencoderConfig
 from icg.tiny.data import Pictures
 from icg.tiny.pixels import to_tensor
 from icg.training import Run
+from tests.small import SIZES, small_encoder
 
 CONFIG = preference.PreferenceConfig(choices=8, rounds=1)
 VAE = AutoencoderConfig(channels=(8, 8), latent_channels=4, norm_groups=4)
@@ -104,15 +105,15 @@ def test_shipped_parts_are_the_judges_and_the_average(pictures: Pictures, tmp_pa
     head = Head("", rng.normal(size=(64, 64)), rng.normal(size=64))
     weights = tmp_path / "weights"
     for name, tensors in {
-        "autoencoder": autoencoder.build(AutoencoderConfig()).state_dict(),
-        "unet": base.build_unet(base.BaseConfig()).state_dict(),
-        "relevance": dual_encoder.own_weights(dual_encoder.build(dual_encoder.DualEncoderConfig())),
-        "mllm": mllm.own_weights(mllm.build()),
+        "autoencoder": autoencoder.build(SIZES.vae).state_dict(),
+        "unet": base.build_unet(SIZES.unet, small_encoder().config.hidden_size).state_dict(),
+        "relevance": dual_encoder.own_weights(dual_encoder.build(SIZES.relevance, small_encoder())),
+        "mllm": mllm.own_weights(mllm.build(small_encoder())),
         "preference": preference.own_weights(encoder, head),
     }.items():
         ship(tensors, weights, name)
     assert sum(path.stat().st_size for path in weights.glob("preference-*")) < 2**20
-    init_tiny(tmp_path / "tiny", weights=weights)
+    init_tiny(tmp_path / "tiny", weights=weights, sizes=SIZES)
     judge = Judge.from_parts(*(tmp_path / "tiny" / name for name in ("rewards", "space", "preference")))
     assert judge.head.space == revision("space", tmp_path / "tiny" / "space")
     assert np.array_equal(judge.head.weight, head.weight.astype(np.float16).astype(np.float32))
