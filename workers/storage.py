@@ -15,6 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -64,6 +65,16 @@ class Listed:
     etag: str
 
 
+_MAKING = threading.Lock()
+"""Clients may be shared among threads; a session that makes them may not."""
+
+
+@cache
+def _session() -> boto3.session.Session:
+    """One a process: each reads S3's service model anew, a tenth of a second."""
+    return boto3.session.Session()
+
+
 class ObjectStore:
     """One bucket. Thread-safe. Every method raises `StorageFault` for what a retry may cure."""
 
@@ -76,8 +87,6 @@ class ObjectStore:
         self.bucket = settings.bucket
         self._settings = settings
         self._attempts = attempts
-        # A session of its own: boto3's default one is not safe to make clients from in several threads.
-        self._session = boto3.session.Session()
         self._client = self._connect(settings.endpoint, timeout, attempts)
         # A conditional write retried unseen may answer 412 because of its own first try: `put_if` retries by itself.
         self._once = self._connect(settings.endpoint, timeout, 1)
@@ -103,15 +112,16 @@ class ObjectStore:
             tcp_keepalive=True,
             **(only_when_asked if endpoint else {}),
         )
-        return self._session.client(
-            "s3",
-            endpoint_url=endpoint,
-            region_name=settings.region,
-            aws_access_key_id=settings.access_key.get_secret_value() if settings.access_key else None,
-            aws_secret_access_key=settings.secret_key.get_secret_value() if settings.secret_key else None,
-            verify=str(settings.ca_bundle) if settings.ca_bundle else None,
-            config=config,
-        )
+        with _MAKING:
+            return _session().client(
+                "s3",
+                endpoint_url=endpoint,
+                region_name=settings.region,
+                aws_access_key_id=settings.access_key.get_secret_value() if settings.access_key else None,
+                aws_secret_access_key=settings.secret_key.get_secret_value() if settings.secret_key else None,
+                verify=str(settings.ca_bundle) if settings.ca_bundle else None,
+                config=config,
+            )
 
     def get(self, key: str, bucket: str | None = None) -> Stored | None:
         """The object, None if absent.

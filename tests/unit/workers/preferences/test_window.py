@@ -257,7 +257,7 @@ def stream(n: int, seed: int) -> Columns:
 
 @pytest.mark.parametrize(("most", "shown"), [(2_000_000, 60), (100, 60), (2_000_000, 8)])
 def test_how_the_stream_is_cut_shows_nowhere(most: int, shown: int) -> None:
-    batch = stream(6000, 3)
+    batch = stream(2500, 3)
     batch.offset[:] = np.arange(len(batch)) * 20  # crosses the strides of `most`
     seen = []
     for size in (1, 7, 1000, 100_000):
