@@ -195,7 +195,7 @@ def assigned(
 # --- Embeddings in a row of Feast ------------------------------------------------------------------------------------
 
 
-def pack(embeddings: Sequence[Sequence[float] | None], dimension: int) -> bytes:
+def pack(embeddings: Sequence[Sequence[float] | NDArray[np.floating] | None], dimension: int) -> bytes:
     """Embeddings [n, d] as float16, row after row; NaN where there is none. 1 kB for eight covers of 64."""
     rows = np.full((len(embeddings), dimension), np.nan, np.float16)
     for row, embedding in enumerate(embeddings):

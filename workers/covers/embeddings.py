@@ -5,16 +5,19 @@ The manifest names covers and not their embeddings, and a replay after a crash h
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable
+
+import numpy as np
 
 from workers.covers.plan import Embedding
 from workers.records import Manifest, Sidecar, sidecar_key
 from workers.storage import ObjectStore
 
 REMEMBERED = 20_000
-"""Covers, about 40 MB: those between their drawing and their row, and those of items that are refreshed soon."""
+"""Covers, about 12 MB: those between their drawing and their row, and those of items that are refreshed soon."""
 
 
 class Embeddings:
@@ -27,7 +30,10 @@ class Embeddings:
 
     def learn(self, sidecar: Sidecar) -> None:
         with self._lock:
-            self._known[sidecar.cover_id] = Embedding(sidecar.embedding, sidecar.space, sidecar.release)
+            vector = np.array(
+                sidecar.embedding, np.float16
+            )  # as the row has it; floats are ten times as large
+            self._known[sidecar.cover_id] = Embedding(vector, sys.intern(sidecar.space), sidecar.release)
             while len(self._known) > REMEMBERED:
                 self._known.popitem(last=False)
 

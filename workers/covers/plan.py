@@ -33,7 +33,7 @@ REFERENCE = "reference"
 class Embedding(NamedTuple):
     """A cover's preference embedding [d], in which space, and under which release it was drawn."""
 
-    vector: list[float]
+    vector: NDArray[np.float16]
     space: str
     release: int
 
