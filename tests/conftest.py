@@ -1,5 +1,5 @@
-"""Servers for the tests, one set a session, kept apart by bucket, group and folder: embedded ones; for tests that are
-marked `real("kafka", "s3", "redis")`, or with some of the three, real ones as well (`tests/servers.py`).
+"""Servers for the tests, one set a session, kept apart by bucket, group and folder: light ones; for tests that are
+marked `real("kafka", "s3", "redis")`, or with some of the three, embedded and real ones (all in `tests/servers.py`).
 
 `embedded`: broker, S3 and Feast. `store`: an `ObjectStore` on a bucket of its own. `kafka`: the session's broker; its
 topics are shared by the session's tests, so use groups and ids of your own. `own_kafka`: an empty broker for one test.
@@ -87,12 +87,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test runs on embedded servers; marked `real`, on real ones as well, with `only=True` on those alone."""
+    """A test runs on light servers; marked `real`, on embedded and on real ones, with `only=True` on those alone, with
+    `light=True` on light and on real ones."""
     if "adapter" not in metafunc.fixturenames:
         return
     marker = metafunc.definition.get_closest_marker("real")
-    adapters = [pytest.param("embedded") if marker else pytest.param("light", id=pytest.HIDDEN_PARAM)]
+    adapters = [pytest.param("light", id=pytest.HIDDEN_PARAM)]
     if marker is not None:
+        adapters = [pytest.param("light" if marker.kwargs.get("light") else "embedded")]
         if marker.kwargs.get("only"):
             adapters.clear()
         absent = [] if CI else missing(marker.args)

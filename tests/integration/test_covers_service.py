@@ -47,7 +47,7 @@ LIMITS = References(max_bytes=200_000, max_pixels=1_000_000, timeout_seconds=3)
 SEGMENTS = ("neutral", "a", "b", "c")
 
 
-ON_BOTH = pytest.mark.real("kafka", "s3")
+ON_BOTH = pytest.mark.real("kafka", "s3", light=True)
 
 
 @pytest.fixture(scope="module")
