@@ -30,9 +30,7 @@ class Embeddings:
 
     def learn(self, sidecar: Sidecar) -> None:
         with self._lock:
-            vector = np.array(
-                sidecar.embedding, np.float16
-            )  # as the row has it; floats are ten times as large
+            vector = np.array(sidecar.embedding, np.float16)  # as the row has it; floats are ten times as large
             self._known[sidecar.cover_id] = Embedding(vector, sys.intern(sidecar.space), sidecar.release)
             while len(self._known) > REMEMBERED:
                 self._known.popitem(last=False)
