@@ -46,7 +46,7 @@ def world_on(folder: Path, zygote: Zygote, segments: tuple[str, ...] = SEGMENTS)
         for server in (broker, store, rows):
             server.wait()
         model = folder / "model"
-        if zygote.start("tiny", [str(model), "0"], {}, folder / "tiny.log").wait(900) != 0:
+        if zygote.start("tiny", [str(model), "0", "small"], {}, folder / "tiny.log").wait(900) != 0:
             raise RuntimeError((folder / "tiny.log").read_text()[-1000:])
         settings = Kafka(bootstrap_servers=broker.address)
         wait_for_broker(settings, 120)
@@ -102,8 +102,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     parser.add_argument("--workers", default="1,2,4,8,16")
-    parser.add_argument("--items", type=int, default=40, help="for each worker")
-    parser.add_argument("--sleep", type=float, default=0.05, help="seconds a cover")
+    parser.add_argument("--items", type=int, default=20, help="for each worker")
+    parser.add_argument("--sleep", type=float, default=0.4, help="seconds a cover")
     options = parser.parse_args()
     counts = [int(count) for count in options.workers.split(",")]
     zygote = Zygote()

@@ -98,7 +98,8 @@ class Zygote:
                 to plant (see `tests.faults.planted`), `clock:` with the file of its clock (see `tests.faults.clock`),
                 and for `covers` titles at which it goes wrong (see `_Faulty`), or `sleep:` with the seconds that it
                 takes for a cover instead of drawing it (see `bench.stream.Sleeper`).
-                `tiny`: `icg.init_tiny`; `arguments` are directory and seed. `icg`: the command with these arguments.
+                `tiny`: `icg.init_tiny`; `arguments` are directory and seed, and `small` for the sizes of `tests.small`.
+                `icg`: the command with these arguments.
         """
         pid = self._ask(do=what, arguments=list(arguments), environment=dict(environment), log=str(log))
         self._children.add(pid)
@@ -189,8 +190,10 @@ def _child(request: dict[str, Any]) -> int:
         icg()  # which ends the process
     if request["do"] == "tiny":
         from icg import init_tiny
+        from tests.small import SIZES
 
-        init_tiny(Path(request["arguments"][0]), seed=int(request["arguments"][1]))
+        folder, seed, *small = request["arguments"]
+        init_tiny(folder, seed=int(seed), sizes=SIZES if small else None)
         return 0
     import threading
 
