@@ -9,27 +9,21 @@ partition) fails ours as a concurrent transaction, and the retry sees its offset
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Sequence
 from datetime import date
 
 import pyarrow as pa
 import pyarrow.dataset as ds
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
-from deltalake.exceptions import CommitFailedError
 
+from workers.audit import rewriting
 from workers.audit.layouts import UNREADABLE_LAYOUT, Layout, Row
 from workers.exceptions import StorageFault
 from workers.settings import S3
+from workers.storage import ObjectStore
 from workers.tables import faults, storage_options, table_uri
 
 log = logging.getLogger(__name__)
-
-TARGET_BYTES = 64 * 1024 * 1024
-"""Files are compacted up to this size; half of it and more no longer counts as small."""
-
-_ROWS_A_DELETE = 500
-"""Offsets in one predicate."""
 
 _CONFIGURATION = {
     # As-of is asked by columns, so history only has to outlive a reader that is in the middle of a query.
@@ -49,6 +43,7 @@ class AuditTable:
     def __init__(self, layout: Layout, settings: S3) -> None:
         self.layout = layout
         self._settings = settings
+        self._store = ObjectStore(settings)
         self._table: DeltaTable | None = None
         self._same: set[int] = set()
 
@@ -96,17 +91,17 @@ class AuditTable:
             The days that were compacted.
         """
         with faults(f"compact audit/{self.layout.topic}"):
-            table = self._fresh()
-            days = [day for day, files in sorted(_small_files(table).items()) if files > most_files]
-            for day in days:
-                try:
-                    table.optimize.compact([("day", "=", day.isoformat())], target_size=TARGET_BYTES)
-                except CommitFailedError as error:
-                    # Another worker compacted the same day; there is nothing left to do.
-                    log.info("audit/%s day %s was compacted by another worker: %s", self.layout.topic, day, error)
-                    self._table = None
-                    return []
+            crowded = [day for day, files in rewriting.small_files(self._fresh()).items() if len(files) > most_files]
+            days: list[date] = []
+            for day in sorted(crowded):
+                table = self._fresh()
+                files = rewriting.small_files(table).get(day, [])
+                if not rewriting.merge(table, self.layout, self._store, day, files):
+                    log.info("audit/%s of %s is left to the worker that changed it meanwhile", self.layout.topic, day)
+                    break
+                days.append(day)
             if days:
+                table = self._fresh()
                 # An hour, and never none: a file that another writer is about to commit must not be swept.
                 table.vacuum(retention_hours=1, dry_run=False, enforce_retention_duration=False)
             return days
@@ -114,29 +109,21 @@ class AuditTable:
     def erase(self, user_key: str) -> int:
         """Delete a person's rows, and every file that held them; how many rows there were.
 
-        The rows are named by partition and offset, because a commit keeps its predicate for ever. Files go in two
-        sweeps: those that the log says were removed, at once (a reader in the middle of an old version has to ask
-        again; a writer loses nothing, since what it has not committed is in no log), and those of an hour ago that no
-        log knows any more.
+        Files go in two sweeps: those that the log says were removed, at once (a reader in the middle of an old version
+        has to ask again; a writer loses nothing, since what it has not committed is in no log), and those of an hour
+        ago that no log knows any more.
 
         Raises:
             StorageFault: also where another commit came in between: call again.
         """
         with faults(f"erase from audit/{self.layout.topic}"):
+            gone = rewriting.leave_out(self._fresh(), self.layout, self._store, user_key)
+            if gone is None:
+                raise StorageFault(f"erase from audit/{self.layout.topic}: another worker wrote the same files anew")
             table = self._fresh()
-            there = table.to_pyarrow_dataset().to_table(
-                ["kafka_partition", "kafka_offset"], filter=ds.field("user_key") == user_key
-            )
-            places: dict[int, list[int]] = {}
-            for row in there.to_pylist():
-                places.setdefault(row["kafka_partition"], []).append(row["kafka_offset"])
-            for partition, offsets in sorted(places.items()):
-                for at in range(0, len(offsets), _ROWS_A_DELETE):
-                    wanted = ", ".join(map(str, sorted(offsets[at : at + _ROWS_A_DELETE])))
-                    table.delete(f"kafka_partition = {partition} AND kafka_offset IN ({wanted})")
             table.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
             table.vacuum(retention_hours=1, dry_run=False, enforce_retention_duration=False, full=True)
-            return int(there.num_rows)
+            return gone
 
     def _fresh(self) -> DeltaTable:
         if self._table is None:
@@ -174,12 +161,3 @@ class AuditTable:
     def _known(table: DeltaTable, app: str) -> int:
         version = table.transaction_version(app)
         return -1 if version is None else int(version)
-
-
-def _small_files(table: DeltaTable) -> Counter[date]:
-    actions = pa.table(table.get_add_actions(flatten=True)).select(["partition.day", "size_bytes"]).to_pylist()
-    return Counter(
-        day if isinstance(day := each["partition.day"], date) else date.fromisoformat(day)
-        for each in actions
-        if each["size_bytes"] < TARGET_BYTES / 2
-    )
