@@ -18,6 +18,7 @@ import pytest
 from workers.audit.delta import AuditTable
 from workers.audit.layouts import LAYOUTS
 from workers.audit.pseudonyms import Pseudonyms
+from workers.audit.rewriting import merge, small_files
 from workers.audit.sink import Sink
 from workers.events import BehaviorKind, Event, ItemPublish, UserBehavior, headers_for
 from workers.exceptions import StorageFault
@@ -208,6 +209,28 @@ def test_workers_that_compact_at_the_same_moment_double_no_row(s3: S3, store: Ob
     table = open_table(s3, "item-publish")
     assert table is not None
     assert len(table.file_uris()) < 24
+
+
+def test_a_version_that_was_swept_away_is_not_taken_for_the_next_one(s3: S3, store: ObjectStore) -> None:
+    """A worker that stood still while others went on, made a checkpoint and cleaned the log."""
+    audit = sink(s3)
+    for n in range(3):
+        audit.take(publishes(0, n, 1))
+        audit.flush()
+    late = open_table(s3, "item-publish")
+    assert late is not None
+    for n in range(3, 6):
+        audit.take(publishes(0, n, 1))
+        audit.flush()
+    newest = open_table(s3, "item-publish")
+    assert newest is not None
+    newest.create_checkpoint()
+    for version in range(newest.version()):
+        store.delete(f"audit/item-publish/_delta_log/{version:020d}.json")
+    layout = next(each for each in LAYOUTS if each.topic == "item-publish")
+    [(day, files)] = small_files(late).items()
+    assert not merge(late, layout, store, day, files)
+    assert offsets(s3) == [(0, n) for n in range(6)]
 
 
 def test_an_erasure_and_a_compaction_at_the_same_moment_both_hold(s3: S3, store: ObjectStore) -> None:

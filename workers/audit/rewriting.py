@@ -69,7 +69,7 @@ def merge(table: DeltaTable, layout: Layout, store: ObjectStore, day: date, file
         rows = pa.concat_tables(_read(store, layout, path) for path, _ in group)
         actions += [_remove(path, size, day, False) for path, size in group]
         actions.append(_write(store, layout, rows, day, False))
-    return bool(actions) and _commit(store, layout, table.version(), "OPTIMIZE", actions)
+    return bool(actions) and _commit(table, layout, store, "OPTIMIZE", actions)
 
 
 def leave_out(table: DeltaTable, layout: Layout, store: ObjectStore, user_key: str) -> int | None:
@@ -96,7 +96,7 @@ def leave_out(table: DeltaTable, layout: Layout, store: ObjectStore, user_key: s
             actions.append(_write(store, layout, rows.filter(pa.array(~theirs)), day, True))
     if not actions:
         return 0
-    return gone if _commit(store, layout, table.version(), "DELETE", actions) else None
+    return gone if _commit(table, layout, store, "DELETE", actions) else None
 
 
 def _of_person(rows: pa.Table, user_key: str) -> NDArray[np.bool_]:
@@ -198,20 +198,28 @@ def _remove(path: str, size: int, day: date, changes: bool) -> Action:
     }
 
 
-def _commit(store: ObjectStore, layout: Layout, version: int, operation: str, actions: Sequence[Action]) -> bool:
-    """Make these the next version after `version`, or after appends that followed it. False where more did."""
+def _commit(table: DeltaTable, layout: Layout, store: ObjectStore, operation: str, actions: Sequence[Action]) -> bool:
+    """Make these the next version after the table's, or after appends that followed it. False where more did."""
     info = {"commitInfo": {"timestamp": _now(), "operation": operation, "operationParameters": {}}}
     data = "".join(json.dumps(action) + "\n" for action in (info, *actions)).encode()
+    version = table.version()
     while True:
         version += 1
         key = f"{_folder(layout)}/_delta_log/{version:020d}.json"
         try:
             store.put_if(key, data, None)
-            return True
+            return _applied(table, actions)
         except Conflict:
             theirs = store.get(key)
             if theirs is None or not _only_adds(theirs.data):
                 return False
+
+
+def _applied(table: DeltaTable, actions: Sequence[Action]) -> bool:
+    """Whether readers see it. Who stood still for long may have written a version that was swept away meanwhile."""
+    table.update_incremental()
+    there = {path for _, path, _ in _files(table)}
+    return there.isdisjoint(action["remove"]["path"] for action in actions if "remove" in action)
 
 
 def _only_adds(commit: bytes) -> bool:
