@@ -60,6 +60,9 @@ def _run(options: argparse.Namespace, folder: Path, enough: threading.Event) -> 
         run = Run(folder / "run", servers, applied, model, zygote, options.seed)
         run.start()
         kinds = options.only.split(",") if options.only else None
+        there = set(run.faults())
+        if unknown := set(kinds or ()) - there:
+            raise SystemExit(f"no such fault: {', '.join(sorted(unknown))}; there are {', '.join(sorted(there))}")
         chunks = options.faults + 1
         for number in range(chunks):
             if enough.is_set():
