@@ -56,12 +56,12 @@ def _applied(tmp_path_factory: pytest.TempPathFactory) -> Feast:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """For `-n auto`: one a core, 3 or 4, each with 4 GiB: torch, two services beside it, Kafka and S3.
+    """For `-n auto`: two a core, 4 at most, each with 4 GiB: torch, two services beside it, Kafka and S3.
 
-    Two cores keep three busy: a third of a worker's time goes by waiting for servers.
+    Two cores keep four busy: with three, a quarter of their time went by waiting for servers.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(max(3, cores), 4, _free_memory() // (4 * 2**30)))
+    return max(1, min(2 * cores, 4, _free_memory() // (4 * 2**30)))
 
 
 def _free_memory() -> int:

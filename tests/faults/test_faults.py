@@ -49,6 +49,7 @@ def make(servers: Servers, _applied: Feast, tiny_model: Path, zygote: Zygote, tm
     yield run
     for each in made:
         each.close()
+        each.empty()
 
 
 @pytest.fixture
