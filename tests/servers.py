@@ -103,7 +103,7 @@ def make_topics(kafka: Kafka) -> None:
 class Light(Embedded):
     """For tests that are about no server: the embedded broker, and versitygw in moto's place where it is installed.
 
-    It takes a tenth of the CPU, which was a tenth of all that the tests took.
+    moto took a ninth of all the CPU that the tests took.
     """
 
     def __init__(self, folder: Path, parts: Iterable[str] = ("kafka", "s3")) -> None:

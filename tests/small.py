@@ -1,4 +1,4 @@
-"""A stack of icg-tiny's classes at a tenth of its size: services that start again and again read it each time."""
+"""A stack of icg-tiny's classes at an eighth of its size: services that start again and again read it each time."""
 
 from __future__ import annotations
 

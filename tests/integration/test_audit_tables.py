@@ -230,6 +230,7 @@ def test_a_version_that_was_swept_away_is_not_taken_for_the_next_one(s3: S3, sto
     layout = next(each for each in LAYOUTS if each.topic == "item-publish")
     [(day, files)] = small_files(late).items()
     assert not merge(late, layout, store, day, files)
+    assert sum(1 for _ in store.list("audit/item-publish/day=")) == 6, "what it wrote for nothing is gone"
     assert offsets(s3) == [(0, n) for n in range(6)]
 
 

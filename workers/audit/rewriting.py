@@ -108,12 +108,14 @@ def _of_person(rows: pa.Table, user_key: str) -> NDArray[np.bool_]:
 def _groups(files: Sequence[tuple[str, int]]) -> Iterator[list[tuple[str, int]]]:
     """Of about `TARGET_BYTES` each; a single file is left alone."""
     group: list[tuple[str, int]] = []
+    total = 0
     for each in files:
-        if group and sum(size for _, size in group) + each[1] > TARGET_BYTES:
+        if group and total + each[1] > TARGET_BYTES:
             if len(group) > 1:
                 yield group
-            group = []
+            group, total = [], 0
         group.append(each)
+        total += each[1]
     if len(group) > 1:
         yield group
 
@@ -199,7 +201,10 @@ def _remove(path: str, size: int, day: date, changes: bool) -> Action:
 
 
 def _commit(table: DeltaTable, layout: Layout, store: ObjectStore, operation: str, actions: Sequence[Action]) -> bool:
-    """Make these the next version after the table's, or after appends that followed it. False where more did."""
+    """Make these the next version after the table's, or after appends that followed it. False where more did.
+
+    Then no log knows the files that were written, which may hold what somebody else is erasing: they go.
+    """
     info = {"commitInfo": {"timestamp": _now(), "operation": operation, "operationParameters": {}}}
     data = "".join(json.dumps(action) + "\n" for action in (info, *actions)).encode()
     version = table.version()
@@ -208,11 +213,18 @@ def _commit(table: DeltaTable, layout: Layout, store: ObjectStore, operation: st
         key = f"{_folder(layout)}/_delta_log/{version:020d}.json"
         try:
             store.put_if(key, data, None)
-            return _applied(table, actions)
+            done = _applied(table, actions)
+            break
         except Conflict:
             theirs = store.get(key)
             if theirs is None or not _only_adds(theirs.data):
-                return False
+                done = False
+                break
+    if not done:
+        for action in actions:
+            if "add" in action:
+                store.delete(f"{_folder(layout)}/{action['add']['path']}")
+    return done
 
 
 def _applied(table: DeltaTable, actions: Sequence[Action]) -> bool:

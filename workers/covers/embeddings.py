@@ -17,7 +17,7 @@ from workers.records import Manifest, Sidecar, sidecar_key
 from workers.storage import ObjectStore
 
 REMEMBERED = 20_000
-"""Covers, about 12 MB: those between their drawing and their row, and those of items that are refreshed soon."""
+"""Covers, about 10 MB: those between their drawing and their row, and those of items that are refreshed soon."""
 
 
 class Embeddings:

@@ -223,7 +223,7 @@ class Partitions:
             for user in found:
                 for made in learner.erase(user, self._dropped_until()):
                     self._send_pairs(made, learner.window.watermark)
-                self._pusher.forget(user)
+                self._pusher.drop({user})
             # A checkpoint may know somebody whom the window has let go since.
             if found or learner.offset > owned.written:
                 self._rewrite(owned)

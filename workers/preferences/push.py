@@ -58,12 +58,6 @@ class Pusher:
                 since = self._rows.get((view, user), (now, row))[0]
                 self._rows[view, user] = (since, row)
 
-    def forget(self, user: str) -> None:
-        """Drop what is waiting for somebody. What is under way may still arrive: who empties Feast looks twice."""
-        with self._lock:
-            for view in ("user_taste", "user_history"):
-                self._rows.pop((view, user), None)
-
     def waiting(self, view: str) -> set[str]:
         """Who is not in Feast yet: a checkpoint writes them down."""
         with self._lock:
@@ -77,8 +71,8 @@ class Pusher:
             time.sleep(0.01)
 
     def drop(self, users: Collection[str]) -> None:
-        """Push no more of people who are somebody else's now: in an outage of Feast that would be hours later, over
-        what their new owner has learned since."""
+        """Push no more of people who were erased or are somebody else's now: in an outage of Feast that would be hours
+        later, over what their new owner has learned since. The attempt under way may still arrive."""
         with self._lock:
             for rows in (self._rows, self._flying):
                 for key in [key for key in rows if key[1] in users]:
@@ -101,16 +95,16 @@ class Pusher:
         while True:
             with self._lock:
                 self._flying = {key: self._rows.pop(key) for key in list(self._rows)[:ROWS]}
-                flying = list(self._flying.items())
-            if not flying:
+                views = dict.fromkeys(view for view, _ in self._flying)
+            if not views:
                 return
-            for view in dict.fromkeys(view for (view, _), _ in flying):
+            for view in views:
                 retrying(partial(self._push, view), what=f"push {view}", stop=self._stop, on_retry=self._on_fault)
             now = time.monotonic()
-            for _, (since, _) in flying:
-                LAG.observe(now - since)
             with self._lock:
-                self._flying = {}
+                pushed, self._flying = self._flying, {}
+            for since, _ in pushed.values():
+                LAG.observe(now - since)
 
     def _push(self, view: str) -> None:
         with self._lock:  # at each attempt anew: some may have been dropped
