@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +13,37 @@ import pytest
 from aiokafka import AIOKafkaConsumer
 from aiokafka.consumer.group_coordinator import CoordinatorGroupRebalance
 from aiokafka.errors import GroupAuthorizationFailedError, KafkaConnectionError
+from confluent_kafka import TopicPartition
+from faust.transport.drivers.aiokafka import Consumer
 
-from workers.covers.publishes import Publishes
+from workers.covers.groups import Group
+from workers.covers.publishes import GROUP, Publishes
+from workers.covers.refreshes import Refreshes
+from workers.events import ItemPublish, ItemRefresh
 from workers.exceptions import MessagingFault
-from workers.messaging import Message
+from workers.messaging import Message, Producer
 from workers.settings import Kafka
 
 
 class Sink:
-    """A lane that takes everything and acks nothing."""
+    """A lane that takes everything and acks it at once."""
 
-    async def take(self, message: Message, token: object) -> None:
+    full = False
+
+    def __init__(self) -> None:
+        self.taken: list[int] = []
+
+    async def take(self, message: Message, event: Any) -> None:
+        self.taken.append(message.offset)
+        if event is not None:  # refreshes have none
+            event.ack()
+
+    async def drop(self, partitions: Iterable[tuple[str, int]]) -> None:
         pass
 
-    def drop(self, partitions: Iterable[tuple[str, int]]) -> None:
-        pass
 
-
-def member(kafka: Kafka, folder: Path) -> Publishes:
-    sink: Any = Sink()
-    return Publishes(kafka, sink, 4, folder, lose_nothing=False)
+def member(kafka: Kafka, folder: Path, sink: Any = None) -> Publishes:
+    return Publishes(kafka, sink or Sink(), 4, folder, lose_nothing=False)
 
 
 async def until_assigned(publishes: Publishes) -> None:
@@ -113,3 +125,95 @@ def test_a_broker_that_goes_as_the_consumer_starts_is_the_reason(
 
     assert isinstance(asyncio.run(scenario()), KafkaConnectionError)
     assert set(ended) <= {KafkaConnectionError}
+
+
+def hide(monkeypatch: pytest.MonkeyPatch, *offsets: int) -> None:
+    """Do as Faust does where it throws away what it has fetched: these do not come, once each."""
+    getmany, hidden = Consumer.getmany, set(offsets)
+
+    async def some(self: Any, timeout: float) -> AsyncIterator[Any]:
+        async for tp, message in getmany(self, timeout):
+            if message.offset in hidden:
+                hidden.discard(message.offset)
+            else:
+                yield tp, message
+
+    monkeypatch.setattr(Consumer, "getmany", some)
+
+
+async def taken_by(publishes: Publishes, sink: Sink, kafka: Kafka, count: int) -> tuple[list[int], int]:
+    """What the sink has taken once it has so many messages of one partition, and the group's offset after it."""
+    with closing(Producer(kafka, "test")) as producer:
+        [(partition, _), *_] = [producer.send(ItemPublish.topic, b"{}", "one").result(20) for _ in range(count)]
+    await publishes.start()
+    try:
+        async with asyncio.timeout(30):
+            while len(set(sink.taken)) < count:
+                await asyncio.sleep(0.1)
+                await publishes.look()
+    finally:
+        await publishes.stop()
+    with closing(Group(kafka, GROUP, ItemPublish.topic)) as group:
+        [committed] = group._client.committed([TopicPartition(ItemPublish.topic, partition)], timeout=10)
+    return sink.taken, committed.offset
+
+
+@pytest.mark.parametrize("hidden", [(2,), (0,), (1, 2), (0, 2, 4), (5,), (4, 5)], ids=str)
+def test_what_faust_throws_away_is_asked_for_again(
+    own_kafka: Kafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hidden: tuple[int, ...]
+) -> None:
+    hide(monkeypatch, *hidden)
+    sink = Sink()
+    taken, committed = asyncio.run(taken_by(member(own_kafka, tmp_path, sink), sink, own_kafka, 6))
+    assert (taken, committed) == ([0, 1, 2, 3, 4, 5], 6)
+
+
+def test_what_faust_takes_for_read_comes_all_the_same(
+    own_kafka: Kafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It notes an offset as read while the seek back to the group's is under way, and drops all below."""
+    sink = Sink()
+    publishes = member(own_kafka, tmp_path, sink)
+    seek = Consumer.perform_seek
+
+    async def late(self: Any) -> None:
+        await seek(self)
+        for tp in self.assignment():
+            self._read_offset[tp] = 3
+
+    monkeypatch.setattr(Consumer, "perform_seek", late)
+    taken, committed = asyncio.run(taken_by(publishes, sink, own_kafka, 6))
+    assert (taken, committed) == ([0, 1, 2, 3, 4, 5], 6)
+
+
+def test_a_refresh_of_an_earlier_assignment_waits_for_its_turn(own_kafka: Kafka) -> None:
+    """A partition goes and comes back between fetch and lane: what was fetched is acked in its turn."""
+    sink: Any = Sink()
+    with closing(Producer(own_kafka, "test")) as producer:
+        for _ in range(4):
+            producer.send(ItemRefresh.topic, b"{}", "one").result(20)
+
+    async def scenario() -> None:
+        refreshes = Refreshes(own_kafka, lambda: False, lose_nothing=False)
+        consumer = refreshes._consumer
+        fetch, fetched = consumer.getmany, list[int]()
+
+        async def getmany(**arguments: Any) -> Any:
+            found = await fetch(**arguments)
+            for partition, records in found.items():
+                fetched.append(records[0].offset)
+                if fetched == [0, 1, 2]:
+                    consumer.seek(partition, 0)
+            return found
+
+        consumer.getmany = getmany
+        running = asyncio.create_task(refreshes.run(sink))
+        async with asyncio.timeout(30):
+            while 3 not in sink.taken:
+                await asyncio.sleep(0.05)
+        running.cancel()
+        await asyncio.wait([running])
+        await refreshes.stop()
+
+    asyncio.run(scenario())
+    assert sink.taken == [0, 1, 0, 1, 2, 3]

@@ -6,12 +6,13 @@ partition next reads them. What was in flight at two deaths is drawn alone; if i
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from workers.covers.acks import Partition
-from workers.exceptions import Conflict
+from workers.exceptions import Conflict, StorageFault
 from workers.storage import ObjectStore
 
 DRAW_ALONE = 2
@@ -49,13 +50,22 @@ class InFlight:
     def known(self, partition: Partition) -> bool:
         return partition in self._deaths
 
-    def forget(self, partitions: Iterable[Partition]) -> None:
-        """The partitions belong to somebody else now, who has the record."""
+    def hand_over(self, partitions: Iterable[Partition]) -> None:
+        """The partitions belong to somebody else from now on, who reads that what is in flight killed nobody.
+
+        Nothing of it is waited for: a record that cannot be written, or that its next owner has written already, counts
+        a death too many.
+        """
+        left: list[tuple[Partition, dict[int, int], str | None]] = []
         with self._lock:
             for partition in partitions:
-                self._deaths.pop(partition, None)
-                self._etags.pop(partition, None)
-                self._drawing.pop(partition, None)
+                drawing = self._drawing.pop(partition, None)
+                deaths, etag = self._deaths.pop(partition, {}), self._etags.pop(partition, None)
+                if drawing:
+                    left.append((partition, deaths, etag))
+        for partition, deaths, etag in left:
+            with contextlib.suppress(Conflict, StorageFault):
+                self._store.put_if(record_key(partition), _data(deaths), etag)
 
     def deaths(self, partition: Partition, offset: int) -> int:
         """In how many deaths this event was in flight."""
@@ -108,9 +118,8 @@ class InFlight:
                 deaths, etag = self._deaths[partition], self._etags[partition]
                 # What is written counts the death that would have to happen for anybody to read it.
                 record = deaths | {offset: deaths.get(offset, 0) + 1 for offset in self._drawing[partition]}
-            data = json.dumps({str(offset): count for offset, count in sorted(record.items())}).encode()
             try:
-                etag = self._store.put_if(record_key(partition), data, etag)
+                etag = self._store.put_if(record_key(partition), _data(record), etag)
                 written = True
             except Conflict:
                 # Its last owner was not quite done. Ours is the truth from here on.
@@ -121,6 +130,10 @@ class InFlight:
                     self._etags[partition] = etag
             if written:
                 return
+
+
+def _data(record: Mapping[int, int]) -> bytes:
+    return json.dumps({str(offset): count for offset, count in sorted(record.items())}).encode()
 
 
 def parse(data: bytes) -> dict[int, int]:

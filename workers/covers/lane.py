@@ -63,12 +63,12 @@ class Lane(Generic[T]):
     def full(self) -> bool:
         return self._slots.locked()
 
-    def drop(self, partitions: Iterable[Partition]) -> None:
+    async def drop(self, partitions: Iterable[Partition]) -> None:
         """These are somebody else's now: what finishes from here on is not acked."""
         gone = list(partitions)
         self._drops.update(gone)
         self._acks.drop(gone)
-        self._worker.forget(gone)
+        await self._worker.hand_over(gone)
 
     async def cancel(self) -> None:
         """Give up what is not finished; it will be delivered again."""

@@ -18,6 +18,7 @@ GATE_REFUSALS = Counter("icg_covers_gate_refusals", "Covers under the quality ga
 REFERENCE_FALLBACKS = Counter("icg_covers_reference_fallbacks", "Items whose neutral cover was refused.")
 VECTOR_PROBLEMS = Counter("icg_covers_vector_problems", "Segments drawn neutral for want of a vector.", ["problem"])
 FAULTS = Counter("icg_covers_faults", "Faults of ours, each retried.", ["kind"])
+ASKED_AGAIN = Counter("icg_covers_asked_again", "Times that a message was asked for again that did not come.")
 SWAPS = Counter("icg_covers_release_swaps", "Releases taken into use.")
 REFUSED = Counter("icg_covers_releases_refused", "Releases that were wrong.")
 RELEASE = Gauge("icg_release", "Number of the release in use.")

@@ -60,6 +60,15 @@ class Patience:
         self.answered(condition)
         return result
 
+    async def briefly(self, what: str, call: Callable[..., object], *args: object, seconds: float = 2.0) -> None:
+        """Call in a thread, once, and wait no longer than this: for what helps but is not needed."""
+        running = asyncio.get_running_loop().run_in_executor(self._pool, call, *args)
+        done, _ = await asyncio.wait({running}, timeout=seconds)
+        if not done:
+            log.warning("%s: not done in %g s", what, seconds)
+        elif (error := running.exception()) is not None:
+            log.warning("%s: %s", what, error)
+
     def answered(self, condition: str) -> None:
         """Something succeeded: ready again, unless another call still waits, which knows better and says why."""
         if not self.waits(condition):

@@ -2,7 +2,7 @@
 
 What Faust offers beyond that stays off, each for a reason found in its source: automatic acks (an exception would ack
 its event), `concurrency` (commits past unfinished offsets), `take` (acks a failed batch), tables, the web server,
-leader election and topic creation.
+leader election and topic creation. What it knows of offsets is not relied on either, see `Arrivals`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Transport
 from faust.types import TP, EventT, StreamT
 
-from workers.covers.acks import Ticket
+from workers.covers import metrics
+from workers.covers.acks import Partition, Ticket
+from workers.covers.arrivals import Arrival, Arrivals
 from workers.covers.lane import Lane
 from workers.events import ItemPublish
 from workers.exceptions import MessagingFault, OffsetLost
@@ -28,6 +31,8 @@ from workers.settings import Kafka
 log = logging.getLogger(__name__)
 
 GROUP = "icg-covers"
+OVERDUE_SECONDS = 10.0
+"""After which a message that is there and does not come, though there is room for it, is asked for again."""
 _DAY = 24 * 3600.0
 
 
@@ -68,13 +73,60 @@ class _Thread(AIOKafkaConsumerThread):  # type: ignore[misc]
         return consumer
 
 
+class _Unread(dict[TP, int | None]):
+    """Where Faust writes which offset it has read last, to drop what is below; kept empty."""
+
+    def __missing__(self, _: TP) -> None:
+        return None
+
+    def __setitem__(self, _: TP, __: int | None) -> None:
+        pass
+
+    def update(self, *_: Any, **__: Any) -> None:
+        pass
+
+
 class _Consumer(Consumer):  # type: ignore[misc]
+    def __init__(self, transport: _Transport, *args: Any, **kwargs: Any) -> None:
+        super().__init__(transport, *args, **kwargs)
+        self._arrivals = transport.arrivals
+        self._read_offset = _Unread()
+
     def _new_consumer_thread(self) -> AIOKafkaConsumerThread:
         return _Thread(self, loop=self.loop, beacon=self.beacon)
+
+    async def seek_to_committed(self) -> Mapping[TP, int]:
+        """To the beginning where nothing is committed: in a partition that is new, or whose first message is not done.
+
+        aiokafka goes back to no offset 0, and what Faust has thrown away of such a partition would not come again.
+        """
+        offsets: dict[TP, int] = dict(await super().seek_to_committed())
+        fresh = [tp for tp, offset in offsets.items() if offset is None or offset <= 0]
+        if fresh:
+            beginning = await self.earliest_offsets(*fresh)
+            await self.seek_wait(beginning)
+            offsets |= beginning
+        for tp, offset in offsets.items():
+            self._arrivals.begin(_partition(tp), offset)
+        return offsets
+
+    def _new_offset(self, tp: TP) -> int | None:
+        """The lane acks in order and `Arrivals` leaves nothing out: all before the last ack is finished."""
+        acked, self._acked[tp] = self._acked[tp], []
+        self._acked_index[tp].clear()
+        return max(acked) + 1 if acked else None
 
 
 class _Transport(Transport):  # type: ignore[misc]
     Consumer = _Consumer
+
+    def __init__(self, arrivals: Arrivals, *args: Any) -> None:
+        super().__init__(*args)
+        self.arrivals = arrivals
+
+
+def _partition(tp: TP) -> Partition:
+    return tp.topic, tp.partition
 
 
 def ssl_context(settings: Kafka) -> ssl.SSLContext | None:
@@ -155,7 +207,9 @@ class Publishes:
             datadir=str(datadir),
             producer_linger_ms=20,
         )
-        self.app.transport = _Transport(self.app.conf.broker_consumer, self.app)
+        self._arrivals = Arrivals()
+        self._overdue: dict[TP, int] = {}
+        self.app.transport = _Transport(self._arrivals, self.app.conf.broker_consumer, self.app)
         topic = self.app.topic(ItemPublish.topic, key_serializer="raw", value_serializer="raw")
         self.app.agent(topic, name="covers")(self._agent)
         self.app.on_partitions_revoked.connect(self._revoked, weak=False)
@@ -166,10 +220,45 @@ class Publishes:
         async for event in stream.events():
             if self._stopping:
                 return
-            await self._lane.take(message_of(event), event)
+            tp = event.message.tp
+            match self._arrivals.see(_partition(tp), event.message.offset):
+                case Arrival.NEXT:
+                    await self._lane.take(message_of(event), event)
+                case Arrival.GAP:
+                    await self._ask_again(tp, f"{event.message.offset} came")
+
+    async def look(self) -> None:
+        """Ask again for what is overdue. Call it every `OVERDUE_SECONDS`."""
+        consumer = self.app.consumer
+        if self._lane.full or not self.app.flow_control.is_active() or not self.assigned:
+            self._overdue.clear()
+            return
+        waited, self._overdue = self._overdue, {}
+        for tp in consumer.assignment():
+            awaited = self._arrivals.next(_partition(tp))
+            try:
+                end = consumer.highwater(tp)
+            except AssertionError:  # aiokafka's, where it has just been taken away
+                continue
+            if awaited is None or end is None or awaited >= end:
+                continue
+            self._overdue[tp] = awaited
+            if waited.get(tp) == awaited:
+                await self._ask_again(tp, "nothing came")
+
+    async def _ask_again(self, tp: TP, why: str) -> None:
+        awaited = self._arrivals.next(_partition(tp))
+        log.warning("%s[%d]: asks for offset %s again, %s", tp.topic, tp.partition, awaited, why)
+        metrics.ASKED_AGAIN.inc()
+        try:
+            await self.app.consumer.seek_wait({tp: awaited})
+        except Exception as error:  # it has just been taken away; then the group's offset is where it goes on
+            log.info("%s[%d]: %s", tp.topic, tp.partition, error)
 
     async def _revoked(self, _: Any, revoked: set[TP], **__: Any) -> None:
-        self._lane.drop((tp.topic, tp.partition) for tp in revoked)
+        gone = [_partition(tp) for tp in revoked]
+        self._arrivals.forget(gone)
+        await self._lane.drop(gone)
 
     async def _given(self, _: Any, __: set[TP], **___: Any) -> None:
         self.assigned = True

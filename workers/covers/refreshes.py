@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Iterable
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
-from aiokafka.errors import KafkaError, OffsetOutOfRangeError
+from aiokafka.errors import IllegalStateError, KafkaError, OffsetOutOfRangeError
 
 from workers.covers.acks import Ticket
 from workers.covers.lane import Lane
@@ -70,7 +70,7 @@ class Refreshes(ConsumerRebalanceListener):  # type: ignore[misc]
         for partition in gone:
             self._done.pop(partition, None)
         if self._lane is not None:
-            self._lane.drop((partition.topic, partition.partition) for partition in gone)
+            await self._lane.drop((partition.topic, partition.partition) for partition in gone)
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         pass
@@ -143,7 +143,18 @@ class Refreshes(ConsumerRebalanceListener):  # type: ignore[misc]
                     {name: value or b"" for name, value in record.headers},
                     record.timestamp,
                 )
-                await lane.take(message, None)
+                if await self._follows(TopicPartition(record.topic, record.partition), record.offset):
+                    await lane.take(message, None)
+
+    async def _follows(self, partition: TopicPartition, offset: int) -> bool:
+        """Whether a record is what was to come: not if its partition was taken away since it was fetched.
+
+        Then it will be delivered again, to us perhaps, after those that come before it.
+        """
+        try:
+            return bool(await self._consumer.position(partition) > offset)
+        except IllegalStateError:
+            return False
 
     async def _commit_often(self) -> None:
         while True:

@@ -23,7 +23,7 @@ from workers.covers.inflight import InFlight
 from workers.covers.lane import Lane
 from workers.covers.loading import Loader, MakeGenerator, Refused, make_generator
 from workers.covers.patience import Patience
-from workers.covers.publishes import GROUP, Publishes, ack
+from workers.covers.publishes import GROUP, OVERDUE_SECONDS, Publishes, ack
 from workers.covers.references import Fetcher
 from workers.covers.refreshes import GROUP as REFRESH_GROUP
 from workers.covers.refreshes import Refreshes
@@ -151,6 +151,7 @@ class _Service:
                 background(self._measure_lag())
                 background(self._ask_stores())
                 background(self._watch_faust(publishes))
+                background(self._look_after(publishes))
                 self.health.watch(self.settings.covers.stuck_seconds, self._busy)
                 await publishes.start()
                 log.info("covers is up")
@@ -204,6 +205,11 @@ class _Service:
             self.health.set("partitions", publishes.assigned, "not assigned yet")
             await asyncio.sleep(0.5)
         raise publishes.crashed
+
+    async def _look_after(self, publishes: Publishes) -> None:
+        while True:
+            await asyncio.sleep(OVERDUE_SECONDS)
+            await publishes.look()
 
     async def _measure_lag(self) -> None:
         loop = asyncio.get_running_loop()

@@ -10,7 +10,7 @@ import asyncio
 import io
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -128,9 +128,9 @@ class Worker:
         self._health.progress()
         return outcome
 
-    def forget(self, partitions: Iterable[Partition]) -> None:
+    async def hand_over(self, partitions: Sequence[Partition]) -> None:
         """These partitions belong to another worker now, who writes their record of what is in flight."""
-        self._inflight.forget(partitions)
+        await self._patience.briefly("hand over what is in flight", self._inflight.hand_over, partitions)
 
     async def _outcome(self, message: Message, kind: type[ItemPublish] | type[ItemRefresh]) -> Outcome:
         with metrics.stage("validate"):

@@ -56,12 +56,29 @@ def test_a_partition_that_was_taken_away_is_not_written(store: ObjectStore) -> N
     first.begin(HERE, [1])
     second = owner(store)
     second.begin(HERE, [2])
-    first.forget([HERE])
+    first.hand_over([HERE])
     first.clear()
     assert not first.known(HERE)
     stored = store.get(record_key(HERE))
     assert stored is not None
     assert parse(stored.data) == {1: 1, 2: 1}
+
+
+def test_a_partition_that_moves_is_no_death(store: ObjectStore) -> None:
+    for _ in range(4):
+        living = owner(store)
+        living.begin(HERE, [5, 6])
+        living.hand_over([HERE])
+    assert [owner(store).deaths(HERE, offset) for offset in (5, 6)] == [0, 0]
+
+
+def test_deaths_move_with_their_partition(store: ObjectStore) -> None:
+    owner(store).begin(HERE, [5])
+    living = owner(store)
+    living.begin(HERE, [5, 6])
+    living.hand_over([HERE])
+    living.begin(HERE, [7])  # what it has not finished yet
+    assert [owner(store).deaths(HERE, offset) for offset in (5, 6, 7)] == [1, 0, 0]
 
 
 def test_the_present_owner_wins_over_one_that_is_not_quite_done(store: ObjectStore) -> None:

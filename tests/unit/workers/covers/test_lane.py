@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 from workers.covers.acks import Partition, Ticket
@@ -27,7 +27,7 @@ class Hands:
         await self._may_end[message.offset].wait()
         return Outcome.DRAWN
 
-    def forget(self, partitions: Iterable[Partition]) -> None:
+    async def hand_over(self, partitions: Sequence[Partition]) -> None:
         pass
 
     async def end(self, offset: int) -> None:
@@ -51,7 +51,7 @@ def test_what_waited_for_room_while_its_partition_went_is_not_begun() -> None:
         await lane.take(message(OTHER, 3), None)
         held = asyncio.create_task(lane.take(message(ONE, 9), None))
         await asyncio.sleep(0.01)
-        lane.drop([ONE])
+        await lane.drop([ONE])
         await hands.end(8)
         await held
         assert (hands.begun, acked) == ([8, 3], [])  # 8 is its next owner's to ack
