@@ -39,6 +39,11 @@ def versitygw() -> Path:
     return _once(f"versitygw-{_digest(VERSITYGW.encode())}", "versitygw (compiled by Go)", _go) / "versitygw"
 
 
+def redis_has_tls() -> bool:
+    """The system's has; that of the Python package is compiled without."""
+    return shutil.which("redis-server") is not None
+
+
 def redis() -> Path:
     """The system's redis-server; without one, the binary that a Python package carries."""
     if found := shutil.which("redis-server"):
