@@ -22,7 +22,7 @@ def encoder(device: str = "cpu") -> BertModel:
     """
     model: BertModel = BertModel.from_pretrained(get_model_path(), local_files_only=True)
     model.requires_grad_(False)
-    model.to(device)  # type: ignore[arg-type]
+    model.to(device)
     model.config.use_attention_mask = True
     model.config._name_or_path = ""  # else a path of this machine is saved in every config that holds MiniLM's
     return model
