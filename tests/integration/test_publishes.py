@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,17 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.consumer.group_coordinator import CoordinatorGroupRebalance
 from aiokafka.errors import GroupAuthorizationFailedError, KafkaConnectionError
 from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient, NewPartitions
 from faust.transport.drivers.aiokafka import Consumer
 
+from tests.servers import empty
+from tests.waiting import until
 from workers.covers.groups import Group
 from workers.covers.publishes import GROUP, Publishes
 from workers.covers.refreshes import Refreshes
 from workers.events import ItemPublish, ItemRefresh
 from workers.exceptions import MessagingFault
-from workers.messaging import Message, Producer
+from workers.messaging import Message, Producer, client_config
 from workers.settings import Kafka
 
 
@@ -184,6 +187,46 @@ def test_what_faust_takes_for_read_comes_all_the_same(
     monkeypatch.setattr(Consumer, "perform_seek", late)
     taken, committed = asyncio.run(taken_by(publishes, sink, own_kafka, 6))
     assert (taken, committed) == ([0, 1, 2, 3, 4, 5], 6)
+
+
+def _begun(group: Group) -> bool:
+    with suppress(MessagingFault):  # the broker has just started
+        return group.begin()
+    return False
+
+
+@pytest.mark.real("kafka", only=True)
+def test_partitions_that_are_added_are_read_from_their_beginning(own_kafka: Kafka, tmp_path: Path) -> None:
+    """The group has no offset there, and joins with "an offset that is gone is an error"."""
+    with closing(Group(own_kafka, GROUP, ItemPublish.topic)) as group:
+        until(lambda: _begun(group), 60)
+    sink: Any = Sink()
+    publishes = Publishes(own_kafka, sink, 4, tmp_path, lose_nothing=True)
+    admin = AdminClient(client_config(own_kafka))
+
+    async def scenario() -> None:
+        await publishes.start()
+        try:
+            await until_assigned(publishes)
+            admin.create_partitions([NewPartitions(ItemPublish.topic, 6)])[ItemPublish.topic].result(20)
+            until(lambda: len(admin.list_topics(timeout=20).topics[ItemPublish.topic].partitions) == 6, 60)
+            with closing(Producer(own_kafka, "test")) as producer:
+                for number in range(24):
+                    producer.send(ItemPublish.topic, b"{}", f"key {number}").result(20)
+            thread = publishes.app.consumer._thread
+            async with asyncio.timeout(60):
+                while len(sink.taken) < 24:
+                    assert publishes.crashed is None
+                    # Not in five minutes, as otherwise.
+                    await thread.call_thread(thread._consumer._client.force_metadata_update)
+                    await asyncio.sleep(0.2)
+        finally:
+            await asyncio.wait_for(publishes.stop(), 20)
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        empty(own_kafka)
 
 
 def test_a_refresh_of_an_earlier_assignment_waits_for_its_turn(own_kafka: Kafka) -> None:
