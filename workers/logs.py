@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import sys
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -95,6 +96,33 @@ class Text(logging.Formatter):
         return self._redact(super().format(record))
 
 
+class Repeats(logging.Filter):
+    """Lets a library say the same once in `seconds`: a client whose broker is away says it 20 times a second."""
+
+    def __init__(self, loggers: tuple[str, ...], seconds: float = 10.0) -> None:
+        super().__init__()
+        self._loggers = set(loggers)
+        self._seconds = seconds
+        self._said: dict[tuple[str, str], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.name.partition(".")[0] not in self._loggers:
+            return True
+        key = (record.name, str(record.msg))
+        now = time.monotonic()  # a wall clock that is put back would silence it
+        since, held_back = self._said.get(key, (now - self._seconds, 0))
+        if now - since < self._seconds:
+            self._said[key] = (since, held_back + 1)
+            return False
+        if len(self._said) > 1000:  # of texts that are formatted before they are logged
+            self._said.clear()
+        self._said[key] = (now, 0)
+        if held_back:
+            record.msg = f"{record.getMessage()} ({held_back} more since)"
+            record.args = None
+        return True
+
+
 # They tell of each request or rebalance at INFO.
 _CHATTY = ("botocore", "boto3", "urllib3", "aiokafka", "faust", "mode", "kafka", "httpx", "httpcore", "feast", "PIL")
 
@@ -108,6 +136,7 @@ def configure(settings: Settings, service: str = "") -> None:
     redact = Redact(secrets_of(settings))
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines(redact, service) if settings.log_format == "json" else Text(redact))
+    handler.addFilter(Repeats(_CHATTY))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Iterator
 
 import pytest
 from pydantic import SecretStr
 
-from workers.logs import configure
+from workers.logs import Repeats, configure
 from workers.settings import S3, Api, Kafka, Settings
 
 SECRETS = Settings(
@@ -90,3 +91,19 @@ def test_the_level_holds_and_libraries_are_quiet(capsys: pytest.CaptureFixture[s
     logging.getLogger("botocore.endpoint").info("chatty")
     logging.getLogger("botocore.endpoint").warning("serious")
     assert [line["message"] for line in lines(capsys)] == ["serious"]
+
+
+def test_a_library_says_the_same_once_in_a_while_and_we_always() -> None:
+    repeats = Repeats(("aiokafka",), seconds=0.1)
+
+    def said(name: str, text: str, number: int) -> str | None:
+        record = logging.makeLogRecord({"name": name, "msg": text, "args": (number,)})
+        return record.getMessage() if repeats.filter(record) else None
+
+    library = "aiokafka.consumer"
+    assert [said(library, "node %d is away", n) for n in range(3)] == ["node 0 is away", None, None]
+    assert [said(library, "joins %d", 1), said("workers.covers", "drawn %d", 1)] == ["joins 1", "drawn 1"]
+    assert said("workers.covers", "drawn %d", 2) == "drawn 2"
+    time.sleep(0.11)
+    assert said(library, "node %d is away", 3) == "node 3 is away (2 more since)"
+    assert said(library, "node %d is away", 4) is None
