@@ -41,6 +41,7 @@ from bench.workload import Workload
 from icg.preference import Head
 from workers.decisions import Choice, sign
 from workers.preferences import pairs
+from workers.preferences.checkpoint import of_learner, to_learner
 from workers.preferences.decode import IMPRESSION, Columns, decode, decode_values
 from workers.preferences.judging import Margins
 from workers.preferences.learner import Learner, OtherSpace
@@ -86,11 +87,13 @@ class Core:
     """The learner of one partition and the trainer behind it, with the pairs as JSON in between."""
 
     def __init__(self, workload: Workload, vectors: Vectors) -> None:
-        head = Head.start("0" * 64, workload.dimension)
-        tastes = Tastes(workload.dimension, Limits(0.05, 0.5))
-        # The population is known, as it is to a learner that has run for a while: memory_growth is the stream's.
+        head, limits, rate = Head.start("0" * 64, workload.dimension), Limits(0.05, 0.5), Preferences().pairs_per_second
+        window, tastes = Window(600_000_000), Tastes(workload.dimension, limits)
+        # As after a restart: the population is known and its tastes have their room, so memory_growth is the stream's.
         tastes.numbers([workload.user(number) for number in range(workload.users)])
-        self.learner = Learner(0, head, 1, Window(600_000_000), tastes, Budget(Preferences().pairs_per_second))
+        tensors, meta = of_learner(Learner(0, head, 1, window, tastes, Budget(rate)))
+        kept = {"horizon": window.horizon, "most": window.most, "shown": window.most_shown}
+        self.learner = to_learner(tensors, meta, head, **kept, limits=limits, rate=rate)
         self._tokens = Tokens((b"bench",))
         self.trainer = Trainer.of(head)
         self._vectors, self._released = vectors, head
