@@ -9,7 +9,7 @@ ARG UV_DEFAULT_INDEX
 COPY infra/uv.lock requirements.lock infra/without_torch.py /locks/
 RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes -r /locks/uv.lock \
     && uv venv /opt/icg \
-    && install="uv pip install --no-cache --python /opt/icg" \
+    && install="uv pip install --no-cache --python /opt/icg --compile-bytecode" \
     && if [ "$TORCH" = cpu ]; then \
         python /locks/without_torch.py /locks/requirements.lock >/locks/rest.lock \
         && $install --torch-backend cpu "$(grep -om1 '^torch==[0-9.]*' /locks/requirements.lock)" \
