@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -29,8 +30,8 @@ TOPIC = ItemRefresh.topic
 class LossyWire:
     """Forwards TCP to a server and cuts the connection instead of the next `lose` answers: the requests were done."""
 
-    def __init__(self, port: int) -> None:
-        self._server_port = port
+    def __init__(self, server: tuple[str, int]) -> None:
+        self._server = server
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self.lose = 0
@@ -42,7 +43,7 @@ class LossyWire:
                 near, _ = self._listener.accept()
             except OSError:
                 return
-            far = socket.create_connection(("127.0.0.1", self._server_port))
+            far = socket.create_connection(self._server)
             threading.Thread(target=self._up, args=(near, far), daemon=True).start()
             threading.Thread(target=self._down, args=(far, near), daemon=True).start()
 
@@ -76,7 +77,8 @@ class LossyWire:
 
 @pytest.fixture
 def wire(s3: S3) -> Iterator[LossyWire]:
-    wire = LossyWire(int((s3.endpoint or "").rpartition(":")[2]))
+    url = urlsplit(s3.endpoint or "")
+    wire = LossyWire((url.hostname or "", url.port or 80))
     yield wire
     wire.close()
 
