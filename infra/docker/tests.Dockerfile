@@ -12,7 +12,7 @@ RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes -r /
     && install="uv pip install --no-cache --python /opt/icg --compile-bytecode" \
     && if [ "$TORCH" = cpu ]; then \
         python /locks/without_torch.py /locks/requirements.lock >/locks/rest.lock \
-        && $install --torch-backend cpu "$(grep -om1 '^torch==[0-9.]*' /locks/requirements.lock)" \
+        && $install --torch-backend cpu $(python /locks/without_torch.py /locks/requirements.lock --names) \
         && $install --no-deps --require-hashes -r /locks/rest.lock; \
     else \
         $install --no-deps --require-hashes -r /locks/requirements.lock; \
