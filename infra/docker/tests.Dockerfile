@@ -6,6 +6,10 @@ ARG TORCH=cpu
 # A mirror of PyPI, where there is one.
 ARG PIP_INDEX_URL
 ARG UV_DEFAULT_INDEX
+# The docs' commands, which a test runs, call curl; the clock that jumps is compiled.
+RUN apt-get update -q \
+    && apt-get install -qy --no-install-recommends curl gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
 COPY infra/uv.lock requirements.lock infra/without_torch.py /locks/
 RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes -r /locks/uv.lock \
     && uv venv /opt/icg \
