@@ -92,11 +92,17 @@ class Tastes:
         self.held_out[: len(listed)] = is_held_out(listed, self.limits.holdout)
 
     def _make_room(self) -> None:
-        while len(self.names) > len(self.pairs):
-            self.asked = np.concatenate([self.asked, np.full_like(self.asked, NEVER)])
-            for name in ("base", "residual", "pairs", "touched", "hour", "answers", "held_out"):
-                column = getattr(self, name)
-                setattr(self, name, np.concatenate([column, np.zeros_like(column)]))
+        known = room = len(self.pairs)
+        while room < len(self.names):
+            room *= 2
+        if room == known:
+            return
+        for name in ("base", "residual", "pairs", "asked", "touched", "hour", "answers", "held_out"):
+            column = getattr(self, name)
+            grown = np.zeros((room, *column.shape[1:]), column.dtype)  # what is not used yet takes no memory
+            grown[:known] = column
+            setattr(self, name, grown)
+        self.asked[known:] = NEVER
 
     def admit(self, answered: Ints, time: Ints, weight: Floats) -> NDArray[np.bool_]:
         """Which pairs, by who answered and when, are among the first of that person in that hour.
