@@ -55,7 +55,8 @@ from workers.preferences.window import Window
 from workers.settings import Kafka, Preferences
 
 BATCH = Preferences().batch_events
-CHUNK = 10_000  # messages in memory at once; more leave holes behind, and that is not the learner's memory
+CHUNK = 100_000  # messages in memory at once where time is measured
+HELD = 10_000  # and where memory is: more leave holes behind, and that is not the learner's memory
 MILLION = 1_000_000
 WARM_EVENTS = 150_000  # read from memory by both readers before the clock starts: a learner that has run for a while
 BROKER_EVENTS = 48_000  # 4 partitions of 12,000 x 310 B: under the embedded broker's 5 MiB each
@@ -116,9 +117,8 @@ def measure_core(workload: Workload, events: int) -> tuple[dict[str, float], Cor
     vectors = Vectors(workload)
     core = Core(workload, vectors)
     seconds = {"decode": 0.0, "full": 0.0, "wall": 0.0}
-    memory: dict[int, float] = {}
     seen = 0
-    for messages in made_elsewhere(workload, events):
+    for messages in made_elsewhere(workload, events, CHUNK):
         gc.collect()
         gc.freeze()  # the preloaded messages are no work of the learner's collector
         batches = [messages[start : start + BATCH] for start in range(0, len(messages), BATCH)]
@@ -133,7 +133,6 @@ def measure_core(workload: Workload, events: int) -> tuple[dict[str, float], Cor
         seconds["wall"] += time.perf_counter() - wall
         gc.unfreeze()
         seen += len(messages)
-        memory[seen] = resident()
     figures = {
         "events": float(seen),
         "events_per_second_core": seen / seconds["full"],
@@ -142,18 +141,29 @@ def measure_core(workload: Workload, events: int) -> tuple[dict[str, float], Cor
         "vs_decode": seconds["decode"] / seconds["full"],
         "couples": float(core.learner.window.counts.couples),
     }
-    if seen >= 10 * MILLION:
-        figures["memory_growth"] = memory[seen] / memory[MILLION] - 1
-        figures["memory_mib"] = memory[seen] / 2**20
     return figures, core
 
 
-def made_elsewhere(workload: Workload, events: int) -> Iterator[list[Any]]:
+def learn_watched(_: str, events: int) -> None:
+    """Resident memory while a learner reads so many events."""
+    workload = Workload()
+    core = Core(workload, Vectors(workload))
+    memory: dict[int, float] = {}
+    seen = 0
+    for messages in made_elsewhere(workload, events, HELD):
+        for start in range(0, len(messages), BATCH):
+            core.take(decode(messages[start : start + BATCH])[0])
+        seen += len(messages)
+        memory[seen] = resident()
+    print(json.dumps({"memory_growth": memory[seen] / memory[MILLION] - 1, "memory_mib": memory[seen] / 2**20}))
+
+
+def made_elsewhere(workload: Workload, events: int, held: int) -> Iterator[list[Any]]:
     """`workload.messages`, drawn and encoded by a process of its own: up to 100 MB that come and go with its blocks
     would hide what the learner's memory does."""
     context = multiprocessing.get_context("spawn")
     reader, writer = context.Pipe(duplex=False)
-    maker = context.Process(target=_make, args=(workload, events, writer), daemon=True)
+    maker = context.Process(target=_make, args=(workload, events, held, writer), daemon=True)
     maker.start()
     writer.close()
     offset = 0
@@ -168,8 +178,8 @@ def made_elsewhere(workload: Workload, events: int) -> Iterator[list[Any]]:
         maker.join(10)
 
 
-def _make(workload: Workload, events: int, writer: Any) -> None:
-    for values in workload.events(events, CHUNK):
+def _make(workload: Workload, events: int, held: int, writer: Any) -> None:
+    for values in workload.events(events, held):
         writer.send(values)
 
 
@@ -274,6 +284,16 @@ class Clock:
         return {"per_second_core": self.seen / cpu, "per_second_wall": self.seen / wall, "events": self.seen}
 
 
+def apart(arm: str, events: int, broker: str = "") -> dict[str, float]:
+    """What an arm measures in a process of its own."""
+    command = [sys.executable, __file__, "--arm", arm, "--broker", broker, "--events", str(events)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"the {arm} arm failed: {done.stderr[-500:]}")
+    answer: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    return answer
+
+
 def measure_faust(workload: Workload, events: int) -> dict[str, float]:
     """Both readers over one preloaded embedded broker."""
     from workers.embedded import Embedded
@@ -288,12 +308,7 @@ def measure_faust(workload: Workload, events: int) -> dict[str, float]:
         producer.close()
         found = {}
         for arm in ("confluent", "faust"):
-            command = [sys.executable, __file__, "--arm", arm, "--broker", servers.kafka.bootstrap_servers]
-            command += ["--events", str(len(values))]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-            if done.returncode:
-                raise RuntimeError(f"the {arm} arm failed: {done.stderr[-500:]}")
-            answer = json.loads(done.stdout.strip().splitlines()[-1])
+            answer = apart(arm, len(values), servers.kafka.bootstrap_servers)
             found[f"{arm}_per_second_core"] = answer["per_second_core"]
     return {**found, "vs_faust": found["confluent_per_second_core"] / found["faust_per_second_core"]}
 
@@ -376,23 +391,28 @@ def measure_push(core: Core, workload: Workload, seconds: float = 10.0) -> dict[
     return {"push_rows_per_second": rate, "push_lag_p99": float(np.percentile(lags, 99)), "push_changes": changes}
 
 
+ARMS = {"confluent": read_with_confluent, "faust": read_with_faust, "memory": learn_watched}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--events", type=int, default=2 * MILLION)
     parser.add_argument("--json", type=Path, help="Write the figures there as well.")
     parser.add_argument("--without-faust", action="store_true", help="Leave vs_faust out.")
     parser.add_argument("--without-feast", action="store_true", help="Leave the pushes out.")
-    parser.add_argument("--arm", choices=("confluent", "faust"), help=argparse.SUPPRESS)
+    parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
     parser.add_argument("--broker", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.events < 1:
         parser.error("--events: at least 1")
     if asked.arm:
-        (read_with_faust if asked.arm == "faust" else read_with_confluent)(asked.broker, asked.events)
+        ARMS[asked.arm](asked.broker, asked.events)
         return
 
     workload = Workload()
     got, core = measure_core(workload, asked.events)
+    if asked.events >= 10 * MILLION:
+        got |= apart("memory", asked.events)
     if not asked.without_faust:
         got |= measure_faust(workload, BROKER_EVENTS)
     if not asked.without_feast:
