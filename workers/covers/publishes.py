@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import faust
-from aiokafka.errors import KafkaError, OffsetOutOfRangeError
+from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Transport
 from faust.types import TP, EventT, StreamT
 
@@ -65,6 +65,13 @@ class _Thread(AIOKafkaConsumerThread):  # type: ignore[misc]
                     await self.crash(MessagingFault(f"{GROUP}: {error}"))
                     return
                 log.warning("%s: joins again after %s", GROUP, error)
+
+    async def _fetch_records(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await super()._fetch_records(*args, **kwargs)
+        except NoOffsetForPartitionError:
+            # Of a partition that was just added: `_Consumer.seek_to_committed` is about to say where it begins.
+            return {}
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
