@@ -103,23 +103,26 @@ class Repeats(logging.Filter):
         super().__init__()
         self._loggers = set(loggers)
         self._seconds = seconds
-        self._said: dict[tuple[str, str], tuple[float, int]] = {}
+        self._said: dict[tuple[str, int, str], tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.name.partition(".")[0] not in self._loggers:
             return True
-        key = (record.name, str(record.msg))
+        try:
+            text = record.getMessage()
+        except Exception:  # the handler says what is wrong with it
+            return True
+        key = (record.name, record.levelno, text)
         now = time.monotonic()  # a wall clock that is put back would silence it
         since, held_back = self._said.get(key, (now - self._seconds, 0))
         if now - since < self._seconds:
             self._said[key] = (since, held_back + 1)
             return False
-        if len(self._said) > 1000:  # of texts that are formatted before they are logged
+        if len(self._said) > 1000:
             self._said.clear()
         self._said[key] = (now, 0)
         if held_back:
-            record.msg = f"{record.getMessage()} ({held_back} more since)"
-            record.args = None
+            record.msg, record.args = f"{text} ({held_back} more since)", None
         return True
 
 

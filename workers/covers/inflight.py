@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 
 from workers.covers.acks import Partition
 from workers.exceptions import Conflict, StorageFault
@@ -19,6 +20,8 @@ DRAW_ALONE = 2
 """Deaths after which an event is drawn in a batch of its own."""
 GIVE_UP = 3
 """Deaths after which an event is bad."""
+HANGING = 60.0
+"""Seconds in the making after which an event is suspected of hanging, and its partition's moving counts as a death."""
 
 
 def record_key(partition: Partition) -> str:
@@ -33,7 +36,7 @@ class InFlight:
         self._lock = threading.Lock()  # of the three below
         self._etags: dict[Partition, str | None] = {}
         self._deaths: dict[Partition, dict[int, int]] = {}
-        self._drawing: dict[Partition, set[int]] = {}
+        self._drawing: dict[Partition, dict[int, float]] = {}  # since when, by offset
 
     def load(self, partition: Partition) -> None:
         """Read what the partition's last owner left. Once for each assignment, before its first event.
@@ -45,27 +48,34 @@ class InFlight:
         with self._lock:
             self._etags[partition] = stored.etag if stored else None
             self._deaths[partition] = parse(stored.data) if stored else {}
-            self._drawing.setdefault(partition, set())
+            self._drawing.setdefault(partition, {})
 
     def known(self, partition: Partition) -> bool:
         return partition in self._deaths
 
-    def hand_over(self, partitions: Iterable[Partition]) -> None:
-        """The partitions belong to somebody else from now on, who reads that what is in flight killed nobody.
+    def hand_over(self, partitions: Iterable[Partition]) -> Callable[[], None]:
+        """The partitions belong to somebody else from now on. Does not block.
 
-        Nothing of it is waited for: a record that cannot be written, or that its next owner has written already, counts
-        a death too many.
+        Returns:
+            What writes down that what is in flight has killed nobody, for their next owner. Blocks; a record that
+            cannot be written, or that the next owner has written already, counts a death too many.
         """
         left: list[tuple[Partition, dict[int, int], str | None]] = []
+        late = time.monotonic() - HANGING
         with self._lock:
             for partition in partitions:
                 drawing = self._drawing.pop(partition, None)
                 deaths, etag = self._deaths.pop(partition, {}), self._etags.pop(partition, None)
                 if drawing:
-                    left.append((partition, deaths, etag))
-        for partition, deaths, etag in left:
-            with contextlib.suppress(Conflict, StorageFault):
-                self._store.put_if(record_key(partition), _data(deaths), etag)
+                    hanging = {offset: deaths.get(offset, 0) + 1 for offset, begun in drawing.items() if begun < late}
+                    left.append((partition, deaths | hanging, etag))
+
+        def write() -> None:
+            for partition, deaths, etag in left:
+                with contextlib.suppress(Conflict, StorageFault):
+                    self._store.put_if(record_key(partition), _data(deaths), etag)
+
+        return write
 
     def deaths(self, partition: Partition, offset: int) -> int:
         """In how many deaths this event was in flight."""
@@ -78,7 +88,8 @@ class InFlight:
             StorageFault: not written; begin again.
         """
         with self._lock:
-            self._drawing.setdefault(partition, set()).update(offsets)
+            now = time.monotonic()
+            self._drawing.setdefault(partition, {}).update(dict.fromkeys(offsets, now))
         self._write(partition)
 
     def drawing(self) -> int:
@@ -89,12 +100,12 @@ class InFlight:
     def rest(self, partition: Partition, offset: int) -> None:
         """The event is not drawn for now; it will begin again."""
         with self._lock:
-            self._drawing.get(partition, set()).discard(offset)
+            self._drawing.get(partition, {}).pop(offset, None)
 
     def end(self, partition: Partition, offset: int) -> None:
         """The event is finished. Written with the next `begin`: a committed offset is never asked for again."""
         with self._lock:
-            self._drawing.get(partition, set()).discard(offset)
+            self._drawing.get(partition, {}).pop(offset, None)
             self._deaths.get(partition, {}).pop(offset, None)
 
     def clear(self) -> None:

@@ -108,14 +108,27 @@ class _Consumer(Consumer):  # type: ignore[misc]
         aiokafka goes back to no offset 0, and what Faust has thrown away of such a partition would not come again.
         """
         offsets: dict[TP, int] = dict(await super().seek_to_committed())
-        fresh = [tp for tp, offset in offsets.items() if offset is None or offset <= 0]
-        if fresh:
-            beginning = await self.earliest_offsets(*fresh)
-            await self.seek_wait(beginning)
-            offsets |= beginning
+        new = [tp for tp, offset in offsets.items() if offset is None or offset < 0]
+        beginning = await self.earliest_offsets(*new) if new else {}
+        # An offset 0 that is no longer there is an error as any other: not the earliest.
+        if first := {**{tp: 0 for tp, offset in offsets.items() if offset == 0}, **beginning}:
+            await self.seek_wait(first)
+        offsets |= beginning
         for tp, offset in offsets.items():
             self._arrivals.begin(_partition(tp), offset)
         return offsets
+
+    async def perform_seek(self) -> None:
+        """Sooner than Faust loses patience, who would then never let anything flow again, and not say so."""
+        try:
+            async with asyncio.timeout(0.8 * self.app.conf.broker_request_timeout):
+                await super().perform_seek()
+        except TimeoutError:
+            raise MessagingFault(f"{GROUP}: the broker does not say where to go on") from None
+
+    def ack(self, message: Any) -> bool:
+        """Only what the agent was given: without its C extension Faust acks what it throws away."""
+        return bool(message.tracked and super().ack(message))
 
     def _new_offset(self, tp: TP) -> int | None:
         """The lane acks in order and `Arrivals` leaves nothing out: all before the last ack is finished."""
@@ -215,7 +228,7 @@ class Publishes:
             producer_linger_ms=20,
         )
         self._arrivals = Arrivals()
-        self._overdue: dict[TP, int] = {}
+        self._overdue: dict[TP, tuple[int, int]] = {}
         self.app.transport = _Transport(self._arrivals, self.app.conf.broker_consumer, self.app)
         topic = self.app.topic(ItemPublish.topic, key_serializer="raw", value_serializer="raw")
         self.app.agent(topic, name="covers")(self._agent)
@@ -245,12 +258,16 @@ class Publishes:
             awaited = self._arrivals.next(_partition(tp))
             try:
                 end = consumer.highwater(tp)
-            except AssertionError:  # aiokafka's, where it has just been taken away
+            except (AssertionError, AttributeError):  # aiokafka's, where it has just been taken away
                 continue
             if awaited is None or end is None or awaited >= end:
                 continue
-            self._overdue[tp] = awaited
-            if waited.get(tp) == awaited:
+            before, looks = waited.get(tp, (awaited, 0))
+            looks = looks + 1 if before == awaited else 1
+            self._overdue[tp] = (awaited, looks)
+            # At 2, 4, 8, … looks: where a transaction's marker is the end of a partition, nothing will ever come.
+            if looks > 1 and looks & (looks - 1) == 0:
+                self._arrivals.begin(_partition(tp), awaited)
                 await self._ask_again(tp, "nothing came")
 
     async def _ask_again(self, tp: TP, why: str) -> None:

@@ -130,7 +130,7 @@ class Worker:
 
     async def hand_over(self, partitions: Sequence[Partition]) -> None:
         """These partitions belong to another worker now, who writes their record of what is in flight."""
-        await self._patience.briefly("hand over what is in flight", self._inflight.hand_over, partitions)
+        await self._patience.briefly("hand over what is in flight", self._inflight.hand_over(partitions))
 
     async def _outcome(self, message: Message, kind: type[ItemPublish] | type[ItemRefresh]) -> Outcome:
         with metrics.stage("validate"):

@@ -96,14 +96,15 @@ def test_the_level_holds_and_libraries_are_quiet(capsys: pytest.CaptureFixture[s
 def test_a_library_says_the_same_once_in_a_while_and_we_always() -> None:
     repeats = Repeats(("aiokafka",), seconds=0.1)
 
-    def said(name: str, text: str, number: int) -> str | None:
-        record = logging.makeLogRecord({"name": name, "msg": text, "args": (number,)})
+    def said(name: str, number: int, level: int = logging.ERROR) -> str | None:
+        record = logging.makeLogRecord({"name": name, "levelno": level, "msg": "node %d is away", "args": (number,)})
         return record.getMessage() if repeats.filter(record) else None
 
     library = "aiokafka.consumer"
-    assert [said(library, "node %d is away", n) for n in range(3)] == ["node 0 is away", None, None]
-    assert [said(library, "joins %d", 1), said("workers.covers", "drawn %d", 1)] == ["joins 1", "drawn 1"]
-    assert said("workers.covers", "drawn %d", 2) == "drawn 2"
+    assert [said(library, n) for n in (1, 1, 2, 1)] == ["node 1 is away", None, "node 2 is away", None]
+    assert said(library, 1, logging.WARNING) == "node 1 is away"
+    assert [said("workers.covers", 1), said("workers.covers", 1)] == ["node 1 is away"] * 2
     time.sleep(0.11)
-    assert said(library, "node %d is away", 3) == "node 3 is away (2 more since)"
-    assert said(library, "node %d is away", 4) is None
+    assert [said(library, 1), said(library, 1)] == ["node 1 is away (2 more since)", None]
+    broken = logging.makeLogRecord({"name": library, "msg": "%d and %d", "args": (1,)})
+    assert repeats.filter(broken)

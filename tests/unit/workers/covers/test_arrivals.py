@@ -35,6 +35,15 @@ def test_what_comes_first_however_often_it_is_asked_has_nothing_before_it() -> N
     assert seen(arrivals, 6, 5, 6, 5, 5, 5, 6, 8) == [GAP, GAP, KNOWN, GAP, GAP, NEXT, NEXT, GAP]
 
 
+def test_what_came_instead_may_go_too() -> None:
+    """By retention, while the missing one is asked for; then delivery begins anew where it was."""
+    arrivals = Arrivals()
+    arrivals.begin(HERE, 3)
+    assert seen(arrivals, 5, 6, 7) == [GAP, KNOWN, KNOWN]
+    arrivals.begin(HERE, 3)
+    assert seen(arrivals, 6, 6, 6, 6, 7) == [GAP, GAP, GAP, NEXT, NEXT]
+
+
 def test_what_comes_twice_is_known() -> None:
     arrivals = Arrivals()
     arrivals.begin(HERE, 3)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from workers.covers import inflight
 from workers.covers.inflight import InFlight, parse, record_key
 from workers.storage import ObjectStore
 
@@ -56,7 +57,7 @@ def test_a_partition_that_was_taken_away_is_not_written(store: ObjectStore) -> N
     first.begin(HERE, [1])
     second = owner(store)
     second.begin(HERE, [2])
-    first.hand_over([HERE])
+    first.hand_over([HERE])()
     first.clear()
     assert not first.known(HERE)
     stored = store.get(record_key(HERE))
@@ -68,15 +69,38 @@ def test_a_partition_that_moves_is_no_death(store: ObjectStore) -> None:
     for _ in range(4):
         living = owner(store)
         living.begin(HERE, [5, 6])
-        living.hand_over([HERE])
+        living.hand_over([HERE])()
     assert [owner(store).deaths(HERE, offset) for offset in (5, 6)] == [0, 0]
+
+
+def test_what_hangs_while_its_partition_moves_is_found_all_the_same(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two workers: the watchdog ends each in turn, and the partition goes back as the other one joins again."""
+    monkeypatch.setattr(inflight, "HANGING", -1.0)
+    for deaths in range(3):
+        living = owner(store)
+        assert living.deaths(HERE, 5) == deaths
+        living.begin(HERE, [5])
+        living.hand_over([HERE])()
+
+
+def test_a_record_that_is_written_late_is_not_the_next_assignments(store: ObjectStore) -> None:
+    living = owner(store)
+    living.begin(HERE, [5])
+    write = living.hand_over([HERE])
+    living.load(HERE)
+    living.begin(HERE, [6])
+    write()
+    living.begin(HERE, [7])
+    assert [owner(store).deaths(HERE, offset) for offset in (6, 7)] == [1, 1]
 
 
 def test_deaths_move_with_their_partition(store: ObjectStore) -> None:
     owner(store).begin(HERE, [5])
     living = owner(store)
     living.begin(HERE, [5, 6])
-    living.hand_over([HERE])
+    living.hand_over([HERE])()
     living.begin(HERE, [7])  # what it has not finished yet
     assert [owner(store).deaths(HERE, offset) for offset in (5, 6, 7)] == [1, 0, 0]
 
