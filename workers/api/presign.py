@@ -20,8 +20,8 @@ import boto3
 
 from workers.settings import S3
 
-_MOST_KEPT = 50_000
-"""Addresses kept, about 20 MB."""
+_MOST_KEPT = 25_000
+"""Addresses of half a life, about 10 MB."""
 _MOST_MOMENTS = 2000
 """Halves of 450 s begin at 450 different seconds."""
 
@@ -62,6 +62,8 @@ class Presigner:
         self._settings, self._clock = settings, clock
         self._half = max(1, settings.presign_seconds // 2)
         self._kept: dict[tuple[str, str], tuple[int, Address]] = {}
+        self._older: dict[tuple[str, str], tuple[int, Address]] = {}
+        self._since = clock()
         self._moments: dict[tuple[int, str], _Moment] = {}
         self._keys: _Keys | None = None
 
@@ -70,14 +72,14 @@ class Presigner:
         bucket = bucket or self._settings.bucket
         phase = zlib.crc32(key.encode()) % self._half
         signed_at = (int(self._clock()) + phase) // self._half * self._half - phase
-        kept = self._kept.get((bucket, key))
-        if kept is not None and kept[0] == signed_at:
-            return kept[1]
-        address = self.sign(key, bucket, signed_at)
-        if len(self._kept) >= _MOST_KEPT:
-            self._kept.clear()
-        self._kept[bucket, key] = (signed_at, address)
-        return address
+        kept = self._kept.get((bucket, key)) or self._older.get((bucket, key))
+        if kept is None or kept[0] != signed_at:
+            kept = (signed_at, self.sign(key, bucket, signed_at))
+        if len(self._kept) >= _MOST_KEPT or abs(self._clock() - self._since) >= self._half:
+            # What nobody has asked for since would be signed anew by the time that somebody does.
+            self._kept, self._older, self._since = {}, self._kept, self._clock()
+        self._kept[bucket, key] = kept
+        return kept[1]
 
     def sign(self, key: str, bucket: str, at: int) -> Address:
         """The address as signed at a unix time."""

@@ -64,6 +64,17 @@ def test_an_address_stays_the_same_for_half_its_life_and_always_has_the_other_ha
     assert {len(seconds) for seconds in inner} == {300}
 
 
+def test_addresses_that_nobody_asks_for_any_more_are_forgotten():
+    now = [NOON]
+    signer = presigner(now, presign_seconds=600)
+    for second in range(3000):
+        now[0] = NOON + second
+        signer.address(f"covers/a/{second}.webp")
+        asked_again = signer.address("covers/a/b.webp")
+        assert signer.address("covers/a/b.webp") is asked_again
+    assert len(signer._kept) + len(signer._older) <= 2 * 301
+
+
 def test_two_replicas_give_one_address_and_keys_take_turns_to_change():
     one, other = presigner([NOON]), presigner([NOON + 1])
     keys = [f"covers/{k}/c.webp" for k in range(200)]
