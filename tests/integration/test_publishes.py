@@ -16,6 +16,8 @@ from aiokafka.errors import GroupAuthorizationFailedError, KafkaConnectionError
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions
 from faust.transport.drivers.aiokafka import Consumer
+from faust.types import TP
+from faust.types.tuples import ConsumerMessage
 
 from tests.servers import empty
 from tests.waiting import until
@@ -23,7 +25,7 @@ from workers.covers.groups import Group
 from workers.covers.publishes import GROUP, Publishes
 from workers.covers.refreshes import Refreshes
 from workers.events import ItemPublish, ItemRefresh
-from workers.exceptions import MessagingFault
+from workers.exceptions import MessagingFault, OffsetLost
 from workers.messaging import Message, Producer, client_config
 from workers.settings import Kafka
 
@@ -227,6 +229,69 @@ def test_partitions_that_are_added_are_read_from_their_beginning(own_kafka: Kafk
         asyncio.run(scenario())
     finally:
         empty(own_kafka)
+
+
+@pytest.mark.real("kafka", only=True)
+def test_a_first_message_that_is_gone_is_an_error(own_kafka: Kafka, tmp_path: Path) -> None:
+    """The group has committed that it begins at offset 0, and the broker has deleted what was there."""
+    with closing(Group(own_kafka, GROUP, ItemPublish.topic)) as group:
+        until(lambda: _begun(group), 60)
+    with closing(Producer(own_kafka, "test")) as producer:
+        [(partition, _), *_] = [producer.send(ItemPublish.topic, b"{}", "one").result(20) for _ in range(4)]
+    gone = TopicPartition(ItemPublish.topic, partition, 2)
+    admin = AdminClient(client_config(own_kafka))
+    admin.delete_records([gone])[gone].result(20)
+    sink: Any = Sink()
+    publishes = Publishes(own_kafka, sink, 4, tmp_path, lose_nothing=True)
+
+    async def scenario() -> None:
+        starting = asyncio.create_task(publishes.start())
+        try:
+            async with asyncio.timeout(60):
+                while publishes.crashed is None:
+                    await asyncio.sleep(0.05)
+        finally:
+            starting.cancel()
+            await asyncio.wait_for(publishes.stop(), 20)
+
+    asyncio.run(scenario())
+    assert isinstance(publishes.crashed, OffsetLost)
+    assert sink.taken == []
+
+
+def test_a_seek_that_takes_too_long_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Faust would give up in silence and let nothing flow any more."""
+
+    async def never(self: Any) -> None:
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(Consumer, "perform_seek", never)
+
+    async def scenario() -> None:
+        publishes = member(Kafka(), tmp_path)
+        publishes.app.conf.broker_request_timeout = 0.1
+        with pytest.raises(MessagingFault, match="does not say where to go on"):
+            await publishes.app.consumer.perform_seek()
+
+    asyncio.run(scenario())
+
+
+def test_only_what_the_agent_was_given_is_acked(tmp_path: Path) -> None:
+    """Without its C extension Faust acks what it throws away, too."""
+
+    async def scenario() -> list[bool]:
+        consumer = member(Kafka(), tmp_path).app.consumer
+        consumer.app.topics._acking_topics.add(ItemPublish.topic)
+        acked = []
+        for offset, tracked in ((8, True), (9, False)):
+            tp = TP(ItemPublish.topic, 0)
+            message = ConsumerMessage(*tp, offset, 0.0, 0, {}, None, b"{}", None, tp=tp)
+            message.tracked = tracked
+            acked.append(consumer.ack(message))
+        assert consumer._new_offset(tp) == 9
+        return acked
+
+    assert asyncio.run(scenario()) == [True, False]
 
 
 def test_a_refresh_of_an_earlier_assignment_waits_for_its_turn(own_kafka: Kafka) -> None:
