@@ -3,7 +3,7 @@
     events_per_second_core   decode, dedupe, join, tastes, pairs to JSON and back, W and b; a second of CPU time
     vs_decode                the same over decoding alone, with the same decoder
     vs_faust                 our loop over a Faust agent with `noack_take(500)`: same broker, events, decoder and core
-    memory_growth            resident memory at the end over that at 1 M events, minus 1 (from 10 M events on)
+    memory_growth            resident memory at the end over that at 1 M events, minus 1 (from 10 M events on, apart)
     push_rows_per_second     Feast, apart: rows of tastes to SQLite; push_lag_p99 while tastes change at a steady pace
 
 All rates are per second of CPU time of the process, one BLAS thread, so that a busy machine does not show in the
@@ -287,7 +287,8 @@ class Clock:
 def apart(arm: str, events: int, broker: str = "") -> dict[str, float]:
     """What an arm measures in a process of its own."""
     command = [sys.executable, __file__, "--arm", arm, "--broker", broker, "--events", str(events)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    limit = max(300, events / 10_000)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
     if done.returncode:
         raise RuntimeError(f"the {arm} arm failed: {done.stderr[-500:]}")
     answer: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])

@@ -58,6 +58,18 @@ async def until_assigned(publishes: Publishes) -> None:
             await asyncio.sleep(0.05)
 
 
+async def until_crashed(publishes: Publishes) -> None:
+    """Start it and wait until it has given up."""
+    starting = asyncio.create_task(publishes.start())
+    try:
+        async with asyncio.timeout(60):
+            while publishes.crashed is None:
+                await asyncio.sleep(0.05)
+    finally:
+        starting.cancel()
+        await asyncio.wait_for(publishes.stop(), 20)
+
+
 def test_who_is_slow_to_sync_joins_again(own_kafka: Kafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The mock cluster refuses a member that syncs after its leader; aiokafka expects no such answer."""
     follow = CoordinatorGroupRebalance._on_join_follower
@@ -94,14 +106,7 @@ def test_who_may_not_join_ends_with_a_reason(own_kafka: Kafka, tmp_path: Path, m
 
     async def scenario() -> BaseException | None:
         publishes = member(own_kafka, tmp_path)
-        starting = asyncio.create_task(publishes.start())
-        try:
-            async with asyncio.timeout(60):
-                while publishes.crashed is None:
-                    await asyncio.sleep(0.05)
-        finally:
-            starting.cancel()
-            await asyncio.wait_for(publishes.stop(), 20)
+        await until_crashed(publishes)
         return publishes.crashed
 
     reason = asyncio.run(scenario())
@@ -245,14 +250,7 @@ def test_a_first_message_that_is_gone_is_an_error(own_kafka: Kafka, tmp_path: Pa
     publishes = Publishes(own_kafka, sink, 4, tmp_path, lose_nothing=True)
 
     async def scenario() -> None:
-        starting = asyncio.create_task(publishes.start())
-        try:
-            async with asyncio.timeout(60):
-                while publishes.crashed is None:
-                    await asyncio.sleep(0.05)
-        finally:
-            starting.cancel()
-            await asyncio.wait_for(publishes.stop(), 20)
+        await until_crashed(publishes)
 
     asyncio.run(scenario())
     assert isinstance(publishes.crashed, OffsetLost)

@@ -111,7 +111,7 @@ class _Consumer(Consumer):  # type: ignore[misc]
         new = [tp for tp, offset in offsets.items() if offset is None or offset < 0]
         beginning = await self.earliest_offsets(*new) if new else {}
         # An offset 0 that is no longer there is an error as any other: not the earliest.
-        if first := {**{tp: 0 for tp, offset in offsets.items() if offset == 0}, **beginning}:
+        if first := {tp: 0 for tp, offset in offsets.items() if offset == 0} | dict(beginning):
             await self.seek_wait(first)
         offsets |= beginning
         for tp, offset in offsets.items():
@@ -267,7 +267,7 @@ class Publishes:
             self._overdue[tp] = (awaited, looks)
             # At 2, 4, 8, … looks: where a transaction's marker is the end of a partition, nothing will ever come.
             if looks > 1 and looks & (looks - 1) == 0:
-                self._arrivals.begin(_partition(tp), awaited)
+                self._arrivals.begin(_partition(tp), awaited)  # what came in its place may be gone by now, too
                 await self._ask_again(tp, "nothing came")
 
     async def _ask_again(self, tp: TP, why: str) -> None:
