@@ -1,4 +1,4 @@
-"""Raw Kafka messages of `user-behavior` to columns, about 2 µs an event.
+"""Raw Kafka messages of `user-behavior` to columns, one to two µs an event.
 
 The fast path accepts a subset of what `events.UserBehavior` accepts; whatever it cannot take is put before
 `UserBehavior` itself, whose answer counts: so a bad event is refused with the schema's own reason, and this decoder and
@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Annotated, Any, Literal, Protocol
 
 import mmh3
@@ -29,6 +30,9 @@ IMPRESSION, CLICK, LIKE, DISLIKE, DWELL = range(5)
 KINDS = {"impression": IMPRESSION, "click": CLICK, "like": LIKE, "dislike": DISLIKE, "dwell": DWELL}
 FUTURE = 600_000_000
 """µs that an event may be ahead of its own Kafka timestamp: one wrong clock may not move the watermark for all."""
+PART = 1_000
+"""Events decoded at a time. About 1 kB of objects each, they then stay in a core's cache: 1.2 µs an event, and 1.7 to 3
+with 10,000 at a time."""
 
 _ALLOWED = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._~-"
 _HEX = b"0123456789abcdef"
@@ -65,15 +69,31 @@ class Columns:
     def take(self, rows: NDArray[np.int64]) -> Columns:
         """These rows of it."""
         picked = [[column[row] for row in rows.tolist()] for column in self._lists()]
-        return Columns(self.offset[rows], self.time[rows], self.kind[rows], self.key[rows], *picked)
+        return self._of((column[rows] for column in self._arrays()), picked)
 
     def span(self, start: int, end: int) -> Columns:
         """Rows start to end."""
         if start == 0 and end == len(self):
             return self
         cut = slice(start, end)
-        lists = [column[cut] for column in self._lists()]
-        return Columns(self.offset[cut], self.time[cut], self.kind[cut], self.key[cut], *lists)
+        return self._of((column[cut] for column in self._arrays()), (column[cut] for column in self._lists()))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Columns]) -> Columns:
+        """One batch of several, in their order."""
+        if len(parts) == 1:
+            return parts[0]
+        arrays = (np.concatenate(column) for column in zip(*(part._arrays() for part in parts), strict=True))
+        lists = (list(chain(*column)) for column in zip(*(part._lists() for part in parts), strict=True))
+        return cls._of(arrays, lists)
+
+    @classmethod
+    def _of(cls, arrays: Iterable[NDArray[Any]], lists: Iterable[list[Any]]) -> Columns:
+        offset, time, kind, key = arrays
+        return cls(offset, time, kind, key, *lists)
+
+    def _arrays(self) -> tuple[NDArray[Any], ...]:
+        return self.offset, self.time, self.kind, self.key
 
     def _lists(self) -> tuple[list[Any], ...]:
         return self.user, self.item, self.cover, self.impression, self.decision, self.position_propensity
@@ -126,6 +146,19 @@ def decode_values(
     values: Sequence[bytes | None], offset: NDArray[np.int64], stamp: NDArray[np.int64]
 ) -> tuple[Columns, list[Bad]]:
     """The same from the messages' values, offsets and timestamps (µs; below 0 where a message has none)."""
+    parts: list[Columns] = []
+    bad: list[Bad] = []
+    for start in range(0, max(1, len(values)), PART):
+        part = slice(start, start + PART)
+        columns, refused = _decoded(values[part], offset[part], stamp[part])
+        parts.append(columns)
+        bad += [Bad(start + item.index, item.reason) for item in refused]
+    return Columns.joined(parts), bad
+
+
+def _decoded(
+    values: Sequence[bytes | None], offset: NDArray[np.int64], stamp: NDArray[np.int64]
+) -> tuple[Columns, list[Bad]]:
     n = len(values)
     try:
         events: list[_Behavior] = list(map(_decode, values))  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ from confluent_kafka import TIMESTAMP_CREATE_TIME, Message
 
 from bench.taste_world import messages
 from workers.events import BadEvent, UserBehavior
-from workers.preferences.decode import CLICK, IMPRESSION, decode, keys_of
+from workers.preferences.decode import CLICK, IMPRESSION, PART, decode, keys_of
 
 GOOD = {
     "time": "2026-01-02T03:04:05.678901Z",
@@ -102,6 +102,17 @@ def test_columns() -> None:
     assert np.array_equal(batch.key, keys_of(["e1", "e2", "e3"]))
     assert batch.time.tolist() == [1767323045678901] * 3
     assert batch.span(1, 2).user == ["u1"]
+
+
+def test_a_large_batch_is_its_parts_in_order() -> None:
+    refused = [0, PART - 1, PART, 2 * PART + 1]
+    values = [b"bad" if n in refused else value(event_id=f"e{n}", user_id=f"u{n}") for n in range(2 * PART + 2)]
+    batch, bad = decode(messages(values, first=7))
+    assert [each.index for each in bad] == refused
+    good = [n for n in range(len(values)) if n not in refused]
+    assert batch.offset.tolist() == [7 + n for n in good]
+    assert batch.user == [f"u{n}" for n in good]
+    assert np.array_equal(batch.key, keys_of([f"e{n}" for n in good]))
 
 
 def test_an_event_without_a_time_has_its_messages() -> None:
