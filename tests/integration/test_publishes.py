@@ -9,6 +9,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+import confluent_kafka
 import pytest
 from aiokafka import AIOKafkaConsumer
 from aiokafka.consumer.group_coordinator import CoordinatorGroupRebalance
@@ -21,10 +22,10 @@ from faust.types.tuples import ConsumerMessage
 
 from tests.servers import empty
 from tests.waiting import until
+from workers.covers import metrics
 from workers.covers.groups import Group
 from workers.covers.publishes import GROUP, Publishes
-from workers.covers.refreshes import Refreshes
-from workers.events import ItemPublish, ItemRefresh
+from workers.events import ItemPublish
 from workers.exceptions import MessagingFault, OffsetLost
 from workers.messaging import Message, Producer, client_config
 from workers.settings import Kafka
@@ -203,6 +204,60 @@ def _begun(group: Group) -> bool:
 
 
 @pytest.mark.real("kafka", only=True)
+def test_a_platform_may_publish_in_transactions(own_kafka: Kafka, tmp_path: Path) -> None:
+    """What it aborts is not published, and markers, which have offsets as messages have, are not waited for."""
+    sink = Sink()
+    publishes = member(own_kafka, tmp_path, sink)
+    client = confluent_kafka.Producer(client_config(own_kafka) | {"transactional.id": "platform"})
+    client.init_transactions(60)
+    asked = metrics.ASKED_AGAIN._value.get()
+
+    async def scenario() -> None:
+        def publish(messages: int, *, commit: bool = True) -> None:
+            client.begin_transaction()
+            for _ in range(messages):
+                client.produce(ItemPublish.topic, b"{}" if commit else b"aborted", "one")
+            client.flush(20)
+            if commit:
+                client.commit_transaction(20)
+            else:
+                client.abort_transaction(20)
+
+        async def until_taken(*offsets: int) -> None:
+            async with asyncio.timeout(30):
+                while sink.taken != list(offsets):
+                    assert publishes.crashed is None
+                    await asyncio.sleep(0.05)
+
+        publish(2)  # offsets 0 and 1, marker 2
+        publish(1, commit=False)  # 3, marker 4
+        publish(1)  # 5, marker 6
+        await publishes.start()
+        try:
+            await until_taken(0, 1, 5)
+            await asyncio.to_thread(publish, 1)  # while it waits: 7, marker 8
+            await until_taken(0, 1, 5, 7)
+            await asyncio.to_thread(publish, 2, commit=False)  # 9 and 10, marker 11
+            for _ in range(4):
+                await publishes.look()
+                await asyncio.sleep(0.2)
+            client.begin_transaction()
+            client.produce(ItemPublish.topic, b"{}", "one")  # 12, open
+            await asyncio.to_thread(client.flush, 20)
+            for _ in range(4):
+                await publishes.look()
+                await asyncio.sleep(0.2)
+            await asyncio.to_thread(client.commit_transaction, 20)
+            await until_taken(0, 1, 5, 7, 12)
+        finally:
+            await publishes.stop()
+
+    with closing(client):
+        asyncio.run(scenario())
+    assert metrics.ASKED_AGAIN._value.get() == asked
+
+
+@pytest.mark.real("kafka", only=True)
 def test_partitions_that_are_added_are_read_from_their_beginning(own_kafka: Kafka, tmp_path: Path) -> None:
     """The group has no offset there, and joins with "an offset that is gone is an error"."""
     with closing(Group(own_kafka, GROUP, ItemPublish.topic)) as group:
@@ -290,36 +345,3 @@ def test_only_what_the_agent_was_given_is_acked(tmp_path: Path) -> None:
         return acked
 
     assert asyncio.run(scenario()) == [True, False]
-
-
-def test_a_refresh_of_an_earlier_assignment_waits_for_its_turn(own_kafka: Kafka) -> None:
-    """A partition goes and comes back between fetch and lane: what was fetched is acked in its turn."""
-    sink: Any = Sink()
-    with closing(Producer(own_kafka, "test")) as producer:
-        for _ in range(4):
-            producer.send(ItemRefresh.topic, b"{}", "one").result(20)
-
-    async def scenario() -> None:
-        refreshes = Refreshes(own_kafka, lambda: False, lose_nothing=False)
-        consumer = refreshes._consumer
-        fetch, fetched = consumer.getmany, list[int]()
-
-        async def getmany(**arguments: Any) -> Any:
-            found = await fetch(**arguments)
-            for partition, records in found.items():
-                fetched.append(records[0].offset)
-                if fetched == [0, 1, 2]:
-                    consumer.seek(partition, 0)
-            return found
-
-        consumer.getmany = getmany
-        running = asyncio.create_task(refreshes.run(sink))
-        async with asyncio.timeout(30):
-            while 3 not in sink.taken:
-                await asyncio.sleep(0.05)
-        running.cancel()
-        await asyncio.wait([running])
-        await refreshes.stop()
-
-    asyncio.run(scenario())
-    assert sink.taken == [0, 1, 0, 1, 2, 3]

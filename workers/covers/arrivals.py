@@ -11,9 +11,6 @@ from enum import Enum, auto
 
 from workers.covers.acks import Partition
 
-ASKS = 3
-"""How often one message is asked for."""
-
 
 class Arrival(Enum):
     NEXT = auto()
@@ -25,15 +22,17 @@ class Arrival(Enum):
 
 
 class Arrivals:
-    """Lives on one event loop."""
+    """Lives on one event loop; `nothing` alone may be called from another thread."""
 
     def __init__(self) -> None:
         self._next: dict[Partition, int] = {}
-        self._gaps: dict[Partition, tuple[int, int]] = {}  # which offset came instead of the next, how often
+        self._came: dict[Partition, int] = {}  # instead of the next one
+        self._holes: dict[Partition, dict[int, int]] = {}  # from an offset to the next one that a message can have
 
     def begin(self, partition: Partition, offset: int | None) -> None:
         """Delivery begins (again) at this offset; None where the group has none, then with whatever comes first."""
-        self._gaps.pop(partition, None)
+        self._came.pop(partition, None)
+        self._holes.pop(partition, None)
         self._next.pop(partition, None)
         if offset is not None:
             self._next[partition] = offset
@@ -42,23 +41,32 @@ class Arrivals:
         for partition in partitions:
             self.begin(partition, None)
 
+    def nothing(self, partition: Partition, start: int, end: int) -> None:
+        """The broker was asked for `start`, and what it has next is `end`: transaction markers, what was aborted, what
+        was deleted. If this comes too late it is as if it had not: a gap is asked for, and then it comes again.
+        """
+        if start >= self._next.get(partition, start):
+            self._holes.setdefault(partition, {})[start] = end
+
     def next(self, partition: Partition) -> int | None:
         """The offset to come, None if it is not known."""
-        return self._next.get(partition)
+        awaited = self._next.get(partition)
+        holes = self._holes.get(partition)
+        if awaited is None or not holes:
+            return awaited
+        while (end := holes.pop(awaited, None)) is not None:
+            self._next[partition] = awaited = end
+        return awaited
 
     def see(self, partition: Partition, offset: int) -> Arrival:
-        """What to do with a message that has come.
-
-        What comes first however often another was asked for has no predecessor: a broker has nothing at the offsets of
-        transaction markers, nor of what was deleted.
-        """
-        expected = self._next.get(partition, offset)
-        first, asks = self._gaps.get(partition, (offset, 0))
-        if offset < expected or offset > first:
-            return Arrival.KNOWN
-        if offset > expected and (offset < first or asks < ASKS):
-            self._gaps[partition] = (offset, asks + 1 if offset == first else 1)
-            return Arrival.GAP
-        self._gaps.pop(partition, None)
+        """What to do with a message that has come."""
+        awaited = self.next(partition)
+        if awaited is not None:
+            if offset < awaited or offset > self._came.get(partition, offset):
+                return Arrival.KNOWN
+            if offset > awaited:
+                self._came[partition] = offset
+                return Arrival.GAP
+        self._came.pop(partition, None)
         self._next[partition] = offset + 1
         return Arrival.NEXT

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -66,18 +67,58 @@ class _Thread(AIOKafkaConsumerThread):  # type: ignore[misc]
                     return
                 log.warning("%s: joins again after %s", GROUP, error)
 
-    async def _fetch_records(self, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return await super()._fetch_records(*args, **kwargs)
-        except NoOffsetForPartitionError:
-            # Of a partition that was just added: `_Consumer.seek_to_committed` is about to say where it begins.
-            return {}
+    async def _fetch_records(
+        self, consumer: Any, active_partitions: Any, timeout: float | None = None, max_records: int | None = None
+    ) -> Any:
+        """As Faust's, which waits inside: then nobody could tell from where to where the log was read."""
+        until = time.monotonic() + (timeout or 0.0)
+        while True:
+            begun = _positions(consumer)
+            try:
+                found = await super()._fetch_records(consumer, active_partitions, 0, max_records)
+            except NoOffsetForPartitionError:
+                # Of a partition that was just added: `_Consumer.seek_to_committed` is about to say where it begins.
+                return {}
+            self._note_holes(begun, found, _positions(consumer))
+            left = until - time.monotonic()
+            if found or left <= 0 or not self.consumer.flow_active:
+                return found
+            waiter = consumer._fetcher._create_fetch_waiter()
+            await asyncio.wait([waiter], timeout=left)
+            if not waiter.done():
+                waiter.cancel()
+                return {}
+            waiter.result()  # raises what the broker refused
+
+    def _note_holes(self, begun: Mapping[TP, int], found: Mapping[TP, Any], ended: Mapping[TP, int]) -> None:
+        for tp, start in begun.items():
+            for offset in [*(record.offset for record in found.get(tp, ())), ended.get(tp, start)]:
+                if offset > start:
+                    self.consumer._arrivals.nothing(_partition(tp), start, offset)
+                start = offset + 1
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
         # Faust asks the broker to hold an empty fetch for 1.5 s; the mock cluster holds it so long even if data comes.
         consumer._fetch_max_wait_ms = 100
+        # What a platform publishes in a transaction that it aborts is not published.
+        consumer._isolation_level = "read_committed"
         return consumer
+
+    def highwater(self, tp: TP) -> int | None:
+        """Up to where messages can come: not those of a transaction that is still open."""
+        end: int | None = self._ensure_consumer().last_stable_offset(tp)
+        return end
+
+
+def _positions(consumer: Any) -> dict[TP, int]:
+    """From where each partition will be read next; of none while the group settles, when that can change any moment."""
+    subscriptions = consumer._subscription
+    if subscriptions.reassignment_in_progress:
+        return {}
+    assignment = subscriptions.subscription.assignment
+    states = {tp: assignment.state_value(tp) for tp in assignment.tps}
+    return {tp: state.position for tp, state in states.items() if state.has_valid_position}
 
 
 class _Unread(dict[TP, int | None]):
@@ -265,8 +306,7 @@ class Publishes:
             before, looks = waited.get(tp, (awaited, 0))
             looks = looks + 1 if before == awaited else 1
             self._overdue[tp] = (awaited, looks)
-            # At 2, 4, 8, … looks: where a transaction's marker is the end of a partition, nothing will ever come.
-            if looks > 1 and looks & (looks - 1) == 0:
+            if looks > 1 and looks & (looks - 1) == 0:  # at 2, 4, 8, … looks
                 self._arrivals.begin(_partition(tp), awaited)  # what came in its place may be gone by now, too
                 await self._ask_again(tp, "nothing came")
 

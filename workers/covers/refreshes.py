@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Iterable
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
-from aiokafka.errors import IllegalStateError, KafkaError, OffsetOutOfRangeError
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from workers.covers.acks import Ticket
 from workers.covers.lane import Lane
@@ -56,6 +56,7 @@ class Refreshes(ConsumerRebalanceListener):  # type: ignore[misc]
             heartbeat_interval_ms=int(settings.heartbeat_seconds * 1000),
             max_poll_interval_ms=_DAY_MS,
             fetch_max_wait_ms=100,
+            isolation_level="read_committed",
         )
 
     def ack(self, ticket: Ticket[None]) -> None:
@@ -143,18 +144,7 @@ class Refreshes(ConsumerRebalanceListener):  # type: ignore[misc]
                     {name: value or b"" for name, value in record.headers},
                     record.timestamp,
                 )
-                if await self._follows(TopicPartition(record.topic, record.partition), record.offset):
-                    await lane.take(message, None)
-
-    async def _follows(self, partition: TopicPartition, offset: int) -> bool:
-        """Whether a record is what was to come: not if its partition was taken away since it was fetched.
-
-        Then it will be delivered again, to us perhaps, after those that come before it.
-        """
-        try:
-            return bool(await self._consumer.position(partition) > offset)
-        except IllegalStateError:
-            return False
+                await lane.take(message, None)
 
     async def _commit_often(self) -> None:
         while True:
