@@ -254,6 +254,8 @@ def test_a_platform_may_publish_in_transactions(own_kafka: Kafka, tmp_path: Path
 
     with closing(client):
         asyncio.run(scenario())
+    with closing(Group(own_kafka, GROUP, ItemPublish.topic)) as group:
+        assert group.lag() == 0
     assert metrics.ASKED_AGAIN._value.get() == asked
 
 

@@ -26,11 +26,13 @@ class Arrivals:
 
     def __init__(self) -> None:
         self._next: dict[Partition, int] = {}
+        self._given: dict[Partition, int] = {}  # the last one that was NEXT
         self._came: dict[Partition, int] = {}  # instead of the next one
         self._holes: dict[Partition, dict[int, int]] = {}  # from an offset to the next one that a message can have
 
     def begin(self, partition: Partition, offset: int | None) -> None:
         """Delivery begins (again) at this offset; None where the group has none, then with whatever comes first."""
+        self._given.pop(partition, None)
         self._came.pop(partition, None)
         self._holes.pop(partition, None)
         self._next.pop(partition, None)
@@ -58,6 +60,12 @@ class Arrivals:
             self._next[partition] = awaited = end
         return awaited
 
+    def after(self, partition: Partition, offset: int) -> int:
+        """Where to go on once `offset` and all before it is finished: what is no message is finished, too."""
+        if offset != self._given.get(partition):
+            return offset + 1
+        return max(offset + 1, self.next(partition) or 0)
+
     def see(self, partition: Partition, offset: int) -> Arrival:
         """What to do with a message that has come."""
         awaited = self.next(partition)
@@ -68,5 +76,6 @@ class Arrivals:
                 self._came[partition] = offset
                 return Arrival.GAP
         self._came.pop(partition, None)
+        self._given[partition] = offset
         self._next[partition] = offset + 1
         return Arrival.NEXT

@@ -175,7 +175,7 @@ class _Consumer(Consumer):  # type: ignore[misc]
         """The lane acks in order and `Arrivals` leaves nothing out: all before the last ack is finished."""
         acked, self._acked[tp] = self._acked[tp], []
         self._acked_index[tp].clear()
-        return max(acked) + 1 if acked else None
+        return self._arrivals.after(_partition(tp), max(acked)) if acked else None
 
 
 class _Transport(Transport):  # type: ignore[misc]

@@ -46,6 +46,16 @@ def test_where_a_broker_has_nothing_nothing_is_missing() -> None:
     assert seen(arrivals, 11, 10, 11) == [GAP, NEXT, NEXT]
 
 
+def test_what_is_no_message_is_finished_with_the_message_before_it() -> None:
+    arrivals = Arrivals()
+    arrivals.begin(HERE, 3)
+    assert seen(arrivals, 3, 4) == [NEXT, NEXT]
+    arrivals.nothing(HERE, 5, 7)
+    assert [arrivals.after(HERE, 3), arrivals.after(HERE, 4)] == [4, 7]
+    assert seen(arrivals, 7) == [NEXT]
+    assert [arrivals.after(HERE, 4), arrivals.after(HERE, 7)] == [5, 8]
+
+
 def test_a_hole_that_is_told_of_too_late_or_twice_does_no_harm() -> None:
     arrivals = Arrivals()
     arrivals.begin(HERE, 3)
