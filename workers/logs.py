@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import sys
 import time
@@ -114,7 +115,7 @@ class Repeats(logging.Filter):
             return True
         key = (record.name, record.levelno, text)
         now = time.monotonic()  # a wall clock that is put back would silence it
-        since, held_back = self._said.get(key, (now - self._seconds, 0))
+        since, held_back = self._said.get(key, (-math.inf, 0))
         if now - since < self._seconds:
             self._said[key] = (since, held_back + 1)
             return False
