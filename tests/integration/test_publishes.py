@@ -13,7 +13,7 @@ import confluent_kafka
 import pytest
 from aiokafka import AIOKafkaConsumer
 from aiokafka.consumer.group_coordinator import CoordinatorGroupRebalance
-from aiokafka.errors import GroupAuthorizationFailedError, KafkaConnectionError
+from aiokafka.errors import GroupAuthorizationFailedError, KafkaConnectionError, KafkaError
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions
 from faust.transport.drivers.aiokafka import Consumer
@@ -49,7 +49,7 @@ class Sink:
 
 
 def member(kafka: Kafka, folder: Path, sink: Any = None) -> Publishes:
-    return Publishes(kafka, sink or Sink(), 4, folder, lose_nothing=False)
+    return Publishes(kafka, sink or Sink(), 4, folder)
 
 
 async def until_assigned(publishes: Publishes) -> None:
@@ -95,6 +95,44 @@ def test_who_is_slow_to_sync_joins_again(own_kafka: Kafka, tmp_path: Path, monke
             assert slowed
         finally:
             await asyncio.gather(first.stop(), second.stop())
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.real("kafka", only=True)
+def test_who_is_refused_while_it_waits_for_records_joins_again(
+    own_kafka: Kafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync, refused = CoordinatorGroupRebalance._send_sync_group_request, [False]
+
+    async def once(self: Any, request: Any) -> Any:
+        if not refused[0]:
+            refused[0] = True
+            raise KafkaError("Unexpected error from the coordinator")
+        return await sync(self, request)
+
+    async def scenario() -> None:
+        sink = Sink()
+        publishes = member(own_kafka, tmp_path, sink)
+        await publishes.start()
+        try:
+            with closing(Producer(own_kafka, "test")) as producer:
+                producer.send(ItemPublish.topic, b"{}", "one").result(20)
+                async with asyncio.timeout(60):
+                    while len(sink.taken) < 1:
+                        await asyncio.sleep(0.05)
+                monkeypatch.setattr(CoordinatorGroupRebalance, "_send_sync_group_request", once)
+                thread = publishes.app.consumer._thread
+                thread.thread_loop.call_soon_threadsafe(thread._consumer._coordinator.request_rejoin)
+                async with asyncio.timeout(60):
+                    while not refused[0]:
+                        await asyncio.sleep(0.05)
+                    producer.send(ItemPublish.topic, b"{}", "one").result(20)
+                    while 1 not in sink.taken:
+                        assert publishes.crashed is None
+                        await asyncio.sleep(0.05)
+        finally:
+            await asyncio.wait_for(publishes.stop(), 20)
 
     asyncio.run(scenario())
 
@@ -249,13 +287,17 @@ def test_a_platform_may_publish_in_transactions(own_kafka: Kafka, tmp_path: Path
                 await asyncio.sleep(0.2)
             await asyncio.to_thread(client.commit_transaction, 20)
             await until_taken(0, 1, 5, 7, 12)
+            await asyncio.to_thread(publish, 2, commit=False)  # the end of the partition
+            with closing(Group(own_kafka, GROUP, ItemPublish.topic)) as group:
+                async with asyncio.timeout(30):
+                    while group.lag():
+                        await asyncio.sleep(0.2)
+                        await publishes.look()
         finally:
             await publishes.stop()
 
     with closing(client):
         asyncio.run(scenario())
-    with closing(Group(own_kafka, GROUP, ItemPublish.topic)) as group:
-        assert group.lag() == 0
     assert metrics.ASKED_AGAIN._value.get() == asked
 
 
@@ -265,7 +307,7 @@ def test_partitions_that_are_added_are_read_from_their_beginning(own_kafka: Kafk
     with closing(Group(own_kafka, GROUP, ItemPublish.topic)) as group:
         until(lambda: _begun(group), 60)
     sink: Any = Sink()
-    publishes = Publishes(own_kafka, sink, 4, tmp_path, lose_nothing=True)
+    publishes = Publishes(own_kafka, sink, 4, tmp_path)
     admin = AdminClient(client_config(own_kafka))
 
     async def scenario() -> None:
@@ -304,7 +346,7 @@ def test_a_first_message_that_is_gone_is_an_error(own_kafka: Kafka, tmp_path: Pa
     admin = AdminClient(client_config(own_kafka))
     admin.delete_records([gone])[gone].result(20)
     sink: Any = Sink()
-    publishes = Publishes(own_kafka, sink, 4, tmp_path, lose_nothing=True)
+    publishes = Publishes(own_kafka, sink, 4, tmp_path)
 
     async def scenario() -> None:
         await until_crashed(publishes)

@@ -27,17 +27,20 @@ class Arrivals:
     def __init__(self) -> None:
         self._next: dict[Partition, int] = {}
         self._given: dict[Partition, int] = {}  # the last one that was NEXT
+        self._done: dict[Partition, int] = {}  # up to where all is finished, as far as `after` was asked
         self._came: dict[Partition, int] = {}  # instead of the next one
         self._holes: dict[Partition, dict[int, int]] = {}  # from an offset to the next one that a message can have
 
     def begin(self, partition: Partition, offset: int | None) -> None:
         """Delivery begins (again) at this offset; None where the group has none, then with whatever comes first."""
-        self._given.pop(partition, None)
-        self._came.pop(partition, None)
-        self._holes.pop(partition, None)
-        self._next.pop(partition, None)
+        for known in (self._given, self._done, self._came, self._holes, self._next):
+            known.pop(partition, None)
         if offset is not None:
-            self._next[partition] = offset
+            self._next[partition] = self._done[partition] = offset
+
+    def again(self, partition: Partition) -> None:
+        """What is awaited was asked for, or could not be: whatever comes instead is a gap anew."""
+        self._came.pop(partition, None)
 
     def forget(self, partitions: Iterable[Partition]) -> None:
         for partition in partitions:
@@ -62,9 +65,22 @@ class Arrivals:
 
     def after(self, partition: Partition, offset: int) -> int:
         """Where to go on once `offset` and all before it is finished: what is no message is finished, too."""
-        if offset != self._given.get(partition):
-            return offset + 1
-        return max(offset + 1, self.next(partition) or 0)
+        end = offset + 1
+        if offset == self._given.get(partition):
+            end = max(end, self.next(partition) or 0)
+        self._done[partition] = end
+        return end
+
+    def past(self, partition: Partition) -> int | None:
+        """Where to go on, if nothing is in hand and only what is no message has come since; None if nothing has."""
+        done, given = self._done.get(partition), self._given.get(partition)
+        if done is None or (given is not None and given >= done):
+            return None
+        end = self.next(partition)
+        if end is None or end <= done:
+            return None
+        self._done[partition] = end
+        return end
 
     def see(self, partition: Partition, offset: int) -> Arrival:
         """What to do with a message that has come."""

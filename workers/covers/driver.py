@@ -63,8 +63,7 @@ class _Thread(AIOKafkaConsumerThread):  # type: ignore[misc]
             try:
                 coordinator.check_errors()
             except KafkaError as error:
-                unexpected = type(error) is KafkaError or error.retriable
-                if not unexpected or coordinator._coordination_task.done():
+                if not _unexpected(error) or coordinator._coordination_task.done():
                     await self.crash(MessagingFault(f"{self.app.conf.id}: {error}"))
                     return
                 log.warning("%s: joins again after %s", self.app.conf.id, error)
@@ -90,7 +89,12 @@ class _Thread(AIOKafkaConsumerThread):  # type: ignore[misc]
             if not waiter.done():
                 waiter.cancel()
                 return {}
-            waiter.result()  # raises what the broker refused
+            try:
+                waiter.result()
+            except KafkaError as error:
+                if not _unexpected(error):
+                    raise
+                return {}  # the coordinator keeps it, for `_join_again`
 
     def _note_holes(self, begun: Mapping[TP, int], found: Mapping[TP, Any], ended: Mapping[TP, int]) -> None:
         for tp, start in begun.items():
@@ -111,6 +115,11 @@ class _Thread(AIOKafkaConsumerThread):  # type: ignore[misc]
         """Up to where messages can come: not those of a transaction that is still open."""
         end: int | None = self._ensure_consumer().last_stable_offset(tp)
         return end
+
+
+def _unexpected(error: KafkaError) -> bool:
+    """Whether it is an answer of the coordinator that aiokafka does not know, or one that may be another next time."""
+    return type(error) is KafkaError or bool(error.retriable)
 
 
 def _positions(consumer: Any) -> dict[TP, int]:

@@ -75,13 +75,10 @@ def ack(ticket: Ticket[EventT[Any]]) -> None:
 class Publishes:
     """The Faust app and its one agent."""
 
-    def __init__(
-        self, settings: Kafka, lane: Lane[EventT[Any]], batch: int, datadir: Path, *, lose_nothing: bool
-    ) -> None:
+    def __init__(self, settings: Kafka, lane: Lane[EventT[Any]], batch: int, datadir: Path) -> None:
         """
         Args:
             batch: items of one batch; Faust buffers twice as many.
-            lose_nothing: an offset that the broker no longer has is an error; only for a group that has committed.
         """
         datadir.mkdir(parents=True, exist_ok=True)  # Faust wants it even where it keeps nothing
         servers = ";".join(f"kafka://{server}" for server in settings.bootstrap_servers.split(","))
@@ -105,7 +102,8 @@ class Publishes:
             stream_processing_timeout=_DAY,
             stream_wait_empty=False,
             stream_recovery_delay=0.0,
-            consumer_auto_offset_reset="none" if lose_nothing else "earliest",
+            # An offset that is gone is an error; where the group has none the driver begins at the beginning.
+            consumer_auto_offset_reset="none",
             topic_allow_declare=False,
             topic_disable_leader=True,
             web_enabled=False,
@@ -135,11 +133,17 @@ class Publishes:
                     await self._ask_again(tp, f"{event.message.offset} came")
 
     async def look(self) -> None:
-        """Ask again for what is overdue. Call it every `OVERDUE_SECONDS`."""
+        """Ask again for what is overdue, and commit past what is no message. Call it every `OVERDUE_SECONDS`."""
         consumer = self.app.consumer
         if self._lane.full or not self.app.flow_control.is_active() or not self.assigned:
             self._overdue.clear()
             return
+        past = {tp: end for tp in consumer.assignment() if (end := self._arrivals.past(partition_of(tp))) is not None}
+        if past:  # else an aborted transaction at the end of a partition would be lag until something is published
+            try:
+                await consumer._commit(past)
+            except Exception as error:  # then it is lag until then
+                log.info("commit: %s", error)
         waited, self._overdue = self._overdue, {}
         for tp in consumer.assignment():
             awaited = self._arrivals.next(partition_of(tp))
@@ -153,7 +157,7 @@ class Publishes:
             looks = looks + 1 if before == awaited else 1
             self._overdue[tp] = (awaited, looks)
             if looks > 1 and looks & (looks - 1) == 0:  # at 2, 4, 8, … looks
-                self._arrivals.begin(partition_of(tp), awaited)  # what came in its place may be gone by now, too
+                self._arrivals.again(partition_of(tp))  # what came in its place may be gone by now, too
                 await self._ask_again(tp, "nothing came")
 
     async def _ask_again(self, tp: TP, why: str) -> None:
@@ -164,6 +168,7 @@ class Publishes:
             await self.app.consumer.seek_wait({tp: awaited})
         except Exception as error:  # it has just been taken away; then the group's offset is where it goes on
             log.info("%s[%d]: %s", tp.topic, tp.partition, error)
+            self._arrivals.again(partition_of(tp))
 
     async def _revoked(self, _: Any, revoked: set[TP], **__: Any) -> None:
         gone = [partition_of(tp) for tp in revoked]

@@ -186,7 +186,7 @@ class _Service:
     def _intakes(self, begun: list[bool]) -> tuple[Publishes, Refreshes]:
         kafka, covers = self.settings.kafka, self.settings.covers
         datadir = self.settings.cache / "faust"
-        publishes = Publishes(kafka, self.publish_lane, covers.batch_items, datadir, lose_nothing=begun[0])
+        publishes = Publishes(kafka, self.publish_lane, covers.batch_items, datadir)
         return publishes, Refreshes(kafka, self._publish_waits, lose_nothing=begun[1])
 
     def _refresh_lane(self, refreshes: Refreshes) -> Lane[None]:

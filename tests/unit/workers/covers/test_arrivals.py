@@ -56,6 +56,22 @@ def test_what_is_no_message_is_finished_with_the_message_before_it() -> None:
     assert [arrivals.after(HERE, 4), arrivals.after(HERE, 7)] == [5, 8]
 
 
+def test_what_is_no_message_is_finished_by_itself_where_nothing_is_in_hand() -> None:
+    arrivals = Arrivals()
+    arrivals.begin(HERE, 3)
+    assert arrivals.past(HERE) is None
+    arrivals.nothing(HERE, 3, 5)
+    assert [arrivals.past(HERE), arrivals.past(HERE)] == [5, None]
+    assert seen(arrivals, 5) == [NEXT]
+    arrivals.nothing(HERE, 6, 8)
+    assert arrivals.past(HERE) is None  # 5 is in hand
+    arrivals.again(HERE)
+    assert arrivals.past(HERE) is None
+    assert arrivals.after(HERE, 5) == 8
+    arrivals.nothing(HERE, 8, 9)
+    assert [arrivals.past(HERE), arrivals.past(HERE)] == [9, None]
+
+
 def test_a_hole_that_is_told_of_too_late_or_twice_does_no_harm() -> None:
     arrivals = Arrivals()
     arrivals.begin(HERE, 3)
@@ -72,7 +88,7 @@ def test_what_came_instead_may_go_too() -> None:
     arrivals = Arrivals()
     arrivals.begin(HERE, 3)
     assert seen(arrivals, 5, 6, 7) == [GAP, KNOWN, KNOWN]
-    arrivals.begin(HERE, 3)
+    arrivals.again(HERE)
     arrivals.nothing(HERE, 3, 6)
     assert seen(arrivals, 6, 7) == [NEXT, NEXT]
 
@@ -123,7 +139,7 @@ def test_each_message_is_handled_once_and_in_order(there: set[int], hidden: list
         else:
             if position > log[-1]:  # nothing more comes: a look finds what is overdue
                 position = arrivals.next(HERE) or 0
-                arrivals.begin(HERE, position)
+                arrivals.again(HERE)
         if handled == log:
             return
     raise AssertionError(f"{handled} of {log}")
