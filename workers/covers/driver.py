@@ -1,7 +1,6 @@
 """Faust's Kafka driver, mended where it loses messages, hides errors or tells too little.
 
-Each override says what of Faust 0.15.3 or aiokafka 0.14 it is there for; `tests/integration/test_publishes.py` has a
-test of each that fails without it.
+Each override says what of Faust 0.15.3 or aiokafka 0.14 it is there for. Tests: `tests/integration/test_publishes.py`.
 """
 
 from __future__ import annotations

@@ -142,8 +142,8 @@ class Publishes:
         if past:  # else an aborted transaction at the end of a partition would be lag until something is published
             try:
                 await consumer._commit(past)
-            except Exception as error:  # then it is lag until then
-                log.info("commit: %s", error)
+            except Exception as error:  # then it is
+                log.info("%s: aborted transactions stay lag until something is published: %s", GROUP, error)
         waited, self._overdue = self._overdue, {}
         for tp in consumer.assignment():
             awaited = self._arrivals.next(partition_of(tp))
@@ -167,7 +167,7 @@ class Publishes:
         try:
             await self.app.consumer.seek_wait({tp: awaited})
         except Exception as error:  # it has just been taken away; then the group's offset is where it goes on
-            log.info("%s[%d]: %s", tp.topic, tp.partition, error)
+            log.info("%s[%d]: it cannot be asked for now: %s", tp.topic, tp.partition, error)
             self._arrivals.again(partition_of(tp))
 
     async def _revoked(self, _: Any, revoked: set[TP], **__: Any) -> None:

@@ -5,8 +5,8 @@
 `user` saw `chosen`, `other` saw `rejected`; they may be one person. Covers are less the mean of their item's covers,
 which is `item`. The last term is what people think of the item itself, whatever its cover: the trainer keeps V to
 itself, and what the item adds for everybody cancels. Impressions that nobody answered are in it as the neighbours of
-those that were: pairs are a case-control sample of all impressions (Prentice and Breslow, 1978), at a thirtieth of
-their number, and what such a sample cannot tell, the item's own rate of clicks, is what nothing here asks for.
+those that were: pairs are a case-control sample of all impressions (Prentice and Breslow, 1978), up to two for each
+answer, and what such a sample cannot tell, the item's own rate of clicks, is what nothing here asks for.
 """
 
 from __future__ import annotations
