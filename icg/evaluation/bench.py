@@ -24,14 +24,15 @@ from icg.evaluation.contenders import (
     PromptOracle,
     Reader,
     ReferenceImage,
+    ideal,
     mismatched,
     neutral,
     random_embedding,
     segment,
     user,
 )
+from icg.evaluation.contenders.base import Worth
 from icg.evaluation.contenders.best_of import Prefer
-from icg.evaluation.contenders.filtered import Worth
 from icg.evaluation.contenders.prompted import Vocabulary, painter
 from icg.evaluation.people import Floats
 from icg.evaluation.world import EvalConfig, World
@@ -112,7 +113,11 @@ class Bench:
             }
             | {name: self._rival(name) for name in self.rivals}
             | {
-                "planted": lambda: Planted(panel.gallery, panel.utility),
+                "planted": lambda: Planted(panel.gallery, self._utility),
+                "planted_by_reward": lambda: Planted(panel.gallery, self._reward, "planted_by_reward"),
+                "planted_by_attributes": lambda: Planted(
+                    panel.gallery, ideal(self.world.study, panel.utility), "planted_by_attributes"
+                ),
                 "best_of_8": lambda: BestOfShared(own, self.prefer),
                 "best_of_8_at_icg_cost": lambda: BestOfShared(own, self.prefer, None),
                 "filtered_neutral": lambda: self._filtered("filtered_neutral", self._utility),

@@ -114,8 +114,9 @@ def _everybody(bench: Bench, folder: Path, given: Sequence[Given], contenders: C
             *compare.quality(measured, real, chance, suffix=suffix),
             *compare.cost(measured, suffix),
         ]
-        if "icg_segment" in measured:
-            rows += compare.rival("icg_segment", measured, chance, suffix)
+        for name in measured:
+            if name not in {*ALWAYS, compare.FULL}:
+                rows += compare.rival(name, measured, chance, suffix)
         rungs.append((5, one, rows))
     if "both" in found and "wrong_reference" in found:
         rungs.append((5, "wrong ref.", compare.wrong_reference(found["both"], found["wrong_reference"])))
@@ -145,10 +146,17 @@ def measured(
     if not kept.exists():
         items, references = bench.items(given)
         some = items[: bench.config.oracle_concepts] if name == "oracle" else items
-        shown = {key: row for key, row in references.items() if key[0] < len(some)}
-        again = 1 if name == compare.AGAIN else 0
+        noise = seeds(some, bench.config.seed)
+        if name == compare.AGAIN:
+            some, noise = compare.again(items, bench.config.pairs)
+        shown = {
+            (turn + i, k): row
+            for turn in range(0, len(some), len(items))
+            for (i, k), row in references.items()
+            if turn + i < len(some)
+        }
         contender = (make or bench.contenders(given)[name])()
-        drawn = contender.draw(some, bench.people, seeds(some, 2 * bench.config.seed + again))
+        drawn = contender.draw(some, bench.people, noise)
         store(kept, bench.world.panel.judge(drawn, some, bench.people, shown))
         print(f"{given}: {name}, {drawn.seconds:.0f} s", file=sys.stderr, flush=True)
     return restore(kept)
@@ -184,7 +192,7 @@ def guided_titles(bench: Bench) -> Measured:
     items, _ = bench.items("title")
     paint = painter(bench.generator.base)
     one = bench.people[:1]
-    noise = seeds(items, 2 * bench.config.seed)
+    noise = seeds(items, bench.config.seed)
     images = [paint([case.title or ""], [seed], bench.guided) for case, seed in zip(items, noise, strict=True)]
     return bench.world.panel.judge(Drawn(images, 0, 0.0), items, one, {})
 

@@ -24,9 +24,13 @@ class Utility:
 
     def of(self, concept: str, topic: int, people: Sequence[int], images: Sequence[Image.Image]) -> Floats:
         """[people, images], all of one concept."""
-        pictures = self.standardise(np.stack([self._raw(image) for image in images]), concept)
+        pictures = self.attributes(concept, images)
         taste = self.people.general[list(people)] + self.people.by_topic[list(people), topic]
         return np.asarray(taste @ pictures.T)
+
+    def attributes(self, concept: str, images: Sequence[Image.Image]) -> Floats:
+        """[images, 24], standardised within the concept: all that tastes see of a picture."""
+        return self.standardise(np.stack([self._raw(image) for image in images]), concept)
 
     def _raw(self, image: Image.Image) -> Floats:
         key = hashlib.sha256(f"{image.mode}{image.size}".encode() + image.tobytes()).digest()

@@ -23,6 +23,7 @@ class EvalConfig:
     concepts: int = 0  # held-out concepts, evenly spaced; 0: all
     oracle_concepts: int = 24  # of these, the first, for the best of 64
     oracle: int = 64  # covers that the oracle chooses among
+    pairs: int = 8  # of seeds that neutral is compared with itself in
     practice: int = 12  # validation items on which filters are chosen
     titles: int = 100  # seen and unseen titles that the base is asked for on its rung
     guidance: float = 3.0  # of the base told prompts

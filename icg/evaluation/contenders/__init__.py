@@ -7,6 +7,7 @@ from icg.evaluation.contenders.base import Case, Contender, Drawn, Generator, Re
 from icg.evaluation.contenders.best_of import BestOfShared
 from icg.evaluation.contenders.conditioned import Conditioned, mismatched, neutral, random_embedding, segment, user
 from icg.evaluation.contenders.filtered import FilteredNeutral
+from icg.evaluation.contenders.ideal import ideal
 from icg.evaluation.contenders.oracle import Oracle, Planted
 from icg.evaluation.contenders.prompted import InferredPrompt, PromptOracle
 from icg.evaluation.contenders.reference import ReferenceImage
@@ -25,6 +26,7 @@ __all__ = [
     "PromptOracle",
     "Reader",
     "ReferenceImage",
+    "ideal",
     "mismatched",
     "neutral",
     "random_embedding",

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from icg.evaluation.people import Floats
 from icg.item import Item
 from icg.sampling import SamplerConfig, shared_steps
 
@@ -75,6 +76,10 @@ class Drawn:
     images: list[list[Image.Image]]  # [items][users]
     evaluations: int  # rows of denoiser calls, an unconditional one counted like any
     seconds: float  # encode, denoise, decode and choice, all counted
+
+
+Worth = Callable[[Case, Sequence[Reader], Sequence[Image.Image]], Floats]
+"""[readers, images]: what pictures of one item are worth to them."""
 
 
 class Contender(Protocol):

@@ -8,17 +8,13 @@ where ICG is beaten: whoever beats it with the same reward says that the adapter
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
-from icg.evaluation.contenders.base import Case, Contender, Drawn, Reader, clock
-from icg.evaluation.people import Floats
-
-Worth = Callable[[Case, Sequence[Reader], Sequence[Image.Image]], Floats]
-"""[readers, images]: what pictures of one item are worth to them."""
+from icg.evaluation.contenders.base import Case, Contender, Drawn, Reader, Worth, clock
 
 
 @dataclass(frozen=True)

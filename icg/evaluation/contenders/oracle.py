@@ -1,4 +1,9 @@
-"""Ceilings: they are told the true utility, which nothing else that draws ever is."""
+"""Ceilings: the best of many neutral covers, and of the real pictures.
+
+Told the true utility, which nothing else that draws ever is, they bound what drawing could reach. Told only what a
+person's few choices tell, by the stack's own preference model or by the very attributes that tastes are made of, the
+real pictures bound what can be *known*: whoever draws for these vectors can hardly please more.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from icg.evaluation.contenders.base import Case, Drawn, Generator, Reader, clock, evaluations
+from icg.evaluation.contenders.base import Case, Drawn, Generator, Reader, Worth, clock, evaluations
 from icg.evaluation.contenders.conditioned import TOGETHER
 from icg.evaluation.emoji import Gallery
 from icg.evaluation.utility import Utility
@@ -42,21 +47,19 @@ class Oracle:
 
 
 class Planted:
-    """The best of the concept's real pictures by true utility: what perfect drawing and perfect taste would give."""
+    """The best of the concept's real pictures: what perfect drawing would give who knows taste as `worth` does."""
 
-    name = "planted"
-
-    def __init__(self, gallery: Gallery, utility: Utility) -> None:
+    def __init__(self, gallery: Gallery, worth: Worth, name: str = "planted") -> None:
         self.gallery = gallery
-        self.utility = utility
+        self.worth = worth
+        self.name = name
 
     def draw(self, items: Sequence[Case], users: Sequence[Reader], seeds: Sequence[int]) -> Drawn:
         with clock() as seconds:
             images = []
             for case in items:
                 real = [self.gallery.image(int(row)) for row in self.gallery.rows(case.concept)]
-                found = self.utility.of(case.concept, case.topic, [reader.number for reader in users], real)
-                images.append([real[best] for best in found.argmax(axis=1)])
+                images.append([real[best] for best in self.worth(case, users, real).argmax(axis=1)])
             return Drawn(images, 0, seconds())
 
 

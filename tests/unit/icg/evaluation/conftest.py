@@ -68,6 +68,7 @@ CONFIG = EvalConfig(
     people=3,
     oracle_concepts=2,
     oracle=3,
+    pairs=2,
     practice=1,
     titles=2,
     guidance=2.0,

@@ -17,13 +17,14 @@ from icg.evaluation.contenders import (
     Planted,
     Reader,
     ReferenceImage,
+    ideal,
     mismatched,
     neutral,
     random_embedding,
     segment,
     user,
 )
-from icg.evaluation.contenders.base import evaluations
+from icg.evaluation.contenders.base import Worth, evaluations
 from icg.evaluation.contenders.filtered import FILTERS, Filter
 from icg.evaluation.emoji import Gallery
 from icg.evaluation.figures import wins_over
@@ -79,6 +80,10 @@ def liked(utility: Utility, items: list[Case], people: list[Reader], images: lis
     )
 
 
+def true_worth(utility: Utility) -> Worth:
+    return lambda case, users, images: utility.of(case.concept, case.topic, [reader.number for reader in users], images)
+
+
 def test_neutral_against_itself_is_a_half(
     blind: PlantedGenerator, utility: Utility, items: list[Case], people: list[Reader]
 ) -> None:
@@ -113,13 +118,26 @@ def test_ceilings_lie_above_everybody(
 ) -> None:
     noise = seeds(items, 0)
     own = liked(utility, items, people, user(sighted).draw(items, people, noise).images)
-    best = liked(utility, items, people, Planted(unseen, utility).draw(items, people, noise).images)
+    best = liked(utility, items, people, Planted(unseen, true_worth(utility)).draw(items, people, noise).images)
     assert (best >= own - 1e-9).all()
     assert best.mean() > own.mean() + 0.1
     drawn = Oracle(sighted, utility, 12).draw(items, people, noise)
     plain = liked(utility, items, people, neutral(sighted).draw(items, people, noise).images)
     assert (liked(utility, items, people, drawn.images) >= plain - 1e-9).all()
     assert drawn.evaluations == len(items) * 12 * 20
+
+
+def test_what_choices_tell_lies_between_nothing_and_the_true_taste(
+    made: Study, unseen: Gallery, utility: Utility, items: list[Case], people: list[Reader]
+) -> None:
+    def of(worth: Worth) -> np.ndarray:
+        return liked(utility, items, people, Planted(unseen, worth).draw(items, people, seeds(items, 0)).images)
+
+    known, best = of(ideal(made, utility)), of(true_worth(utility))
+    anything = of(lambda case, users, images: np.zeros((len(users), len(images))))
+    assert (best >= known).all()
+    assert best.mean() > known.mean() + 0.05
+    assert wins_over(known, anything, 200).low > 0.55
 
 
 def test_the_best_of_shared_covers_is_chosen_by_what_was_learned(

@@ -31,11 +31,13 @@ def test_the_ladder_is_climbed_and_what_was_drawn_is_kept(bench: Bench, tmp_path
     values = {row.name: row.value for _, _, made in rungs for row in made}
     contenders = (
         "neutral mismatched filtered_neutral filtered_by_reward inferred_prompt prompt_oracle best_of_8 "
-        "best_of_8_at_icg_cost icg_segment random_embedding liked_sft reference planted oracle"
+        "best_of_8_at_icg_cost icg_segment random_embedding liked_sft reference planted planted_by_reward "
+        "planted_by_attributes oracle"
     )
     for name in contenders.split():
         assert values[f"wins_over_{name}_low"] <= values[f"wins_over_{name}"] <= values[f"wins_over_{name}_high"]
         assert f"second_wins_over_{name}" in values
+        assert name == "neutral" or f"{name}_wins_over_neutral" in values
     # The same generator under another name: every pair is a tie.
     assert values["wins_over_liked_sft"] == 0.5
     assert values["wins_over_planted"] < 0.5
