@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 import zlib
 from pathlib import Path
@@ -18,6 +16,7 @@ from icg.conditioning import Base, load_base
 from icg.loading import quietly
 from icg.mllm import MLLM
 from icg.preference import Head
+from icg.revision import revision
 from icg.rewards.aesthetic import Aesthetic
 from icg.rewards.vision import Preprocessing
 from icg.tiny import assemble, preference
@@ -70,20 +69,6 @@ def init_tiny(
             Head.start(space, DIMENSION).save(folder / "preference")
             _write_aesthetic(folder / "rewards" / "aesthetic", folder / "space", seed)
         _write_adapter(folder, space, seed, gates, Path(weights) if weights is not None else None)
-
-
-def revision(part: str, folder: Path, space: str | None = None) -> str:
-    """The content hash by which releases know a part: sha256 over part, space and the sha256 of every file.
-
-    The same sum as `workers.records.revision_of` (a test holds that): `icg` imports nothing of the workers.
-    """
-    files = {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-    record = {"part": part, "space": space, "files": files}
-    return hashlib.sha256(json.dumps(record, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def randomise(module: nn.Module, seed: int) -> None:
@@ -140,7 +125,7 @@ def _write_taste(folder: Path, weights: Path) -> str:
     encoder, head = preference.encoder(), Head.start("", DIMENSION)
     own = preference.own_weights(encoder, head)  # shares the memory of both
     assemble.load_part(own, weights, "preference")
-    preference.save(encoder, head, folder, revision)
+    preference.save(encoder, head, folder)
     (folder / "aesthetic").rename(folder / "rewards" / "aesthetic")
     return Head.load(folder / "preference").space
 

@@ -10,10 +10,10 @@ from torch import Tensor
 from icg.adapter import Adapter, AdapterConfig
 from icg.conditioning import load_base
 from icg.exceptions import BadWeights
-from icg.init import revision
 from icg.loading import quietly
 from icg.mllm import MLLM
 from icg.preference import Head
+from icg.revision import revision
 from icg.rewards.preference import CoverEncoder
 
 SAMPLES = ("a lantern at night", "a cat", "the old lighthouse keeper and the sea")

@@ -71,7 +71,14 @@ def train(material: Material, validation: Material, config: WarmupConfig, run: R
         return {"loss": distillation(model, material, batch, config)}
 
     def observe(model: Student, step: int) -> dict[str, float]:
-        sheets.save_titles(model, validation, config, run.folder / f"sheet-{step:06d}.png")
+        sheets.save_titles(
+            model,
+            validation,
+            run.folder / f"sheet-{step:06d}.png",
+            titles=config.shown,
+            guidance=config.guidance,
+            rescale=config.rescale,
+        )
         return errors(model, validation, config)
 
     signature = f"{stack.adapter.config} {replace(config, watched=0, shown=0)} {signature}"

@@ -32,6 +32,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from icg.alignment.catalogue import Choices, Integers, read_choices
 from icg.preference import Array, Head, estimate
+from icg.revision import revision
 from icg.rewards.aesthetic import Aesthetic
 from icg.rewards.vision import Preprocessing
 from icg.tiny.autoencoder import augment
@@ -294,15 +295,11 @@ def own_weights(model: CLIPVisionModelWithProjection, head: Head) -> dict[str, T
     return {**tensors, "head.weight": torch.from_numpy(head.weight), "head.bias": torch.from_numpy(head.bias)}
 
 
-def save(model: CLIPVisionModelWithProjection, head: Head, folder: Path, space_of: Callable[[str, Path], str]) -> None:
-    """Write `space/`, `preference/` and `aesthetic/`.
-
-    Args:
-        space_of: the revision of a part, see `icg.init.revision`.
-    """
+def save(model: CLIPVisionModelWithProjection, head: Head, folder: Path) -> None:
+    """Write `space/`, `preference/` and `aesthetic/`."""
     model.save_pretrained(folder / "space")
     image_processor().save_pretrained(folder / "space")
-    Head(space_of("space", folder / "space"), head.weight, head.bias).save(folder / "preference")
+    Head(revision("space", folder / "space"), head.weight, head.bias).save(folder / "preference")
     on_average(model, head, folder / "space").save_pretrained(folder / "aesthetic", folder / "space")
 
 
@@ -323,8 +320,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--half", choices=("a", "b"), default="a", help="whose choices train: even or odd numbers")
     parser.add_argument("--save-seconds", type=float, default=180.0, help="between checkpoints")
     arguments = parser.parse_args(argv)
-    from icg.init import revision
-
     pictures = load(arguments.data, "train")
     run = Run(
         folder=arguments.folder,
@@ -351,7 +346,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         signature=" ".join(fingerprint(path) for path in read),
         kept=worn_file(arguments.folder, arguments.autoencoder, arguments.data),
     )
-    save(model.encoder, head, arguments.folder, revision)
+    save(model.encoder, head, arguments.folder)
 
 
 if __name__ == "__main__":

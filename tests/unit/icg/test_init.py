@@ -8,9 +8,10 @@ from PIL import ImageOps
 
 from icg.adapter import Adapter
 from icg.generator import CoverGenerator
-from icg.init import init_tiny, randomise, revision
+from icg.init import init_tiny, randomise
 from icg.item import Item
 from icg.preference import Head
+from icg.revision import revision
 from icg.rewards.preference import CoverEncoder
 from icg.rewards.vision import pixels
 from icg.sampling import SamplerConfig

@@ -6,7 +6,7 @@ import pytest
 
 from icg.exceptions import BadWeights
 from icg.generator import CoverGenerator
-from icg.init import revision
+from icg.revision import revision
 from icg.sampling import SamplerConfig
 from icg.tuned import save_tuned, tuned
 

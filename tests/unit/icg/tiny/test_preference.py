@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from icg.alignment.catalogue import Choices
-from icg.init import init_tiny, revision
+from icg.init import init_tiny
 from icg.preference import Head, estimate
+from icg.revision import revision
 from icg.rewards.aesthetic import Aesthetic
 from icg.rewards.judge import Judge
 from icg.rewards.preference import CoverEncoder
