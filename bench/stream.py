@@ -145,7 +145,7 @@ def stream(world: World, events: Sequence[ItemPublish], process: subprocess.Pope
 
 def same_bytes(world: World, events: Sequence[ItemPublish], drawn: Sequence[Sequence[Image.Image]]) -> bool:
     """Whether the stream stored exactly what the bare arm drew."""
-    from workers.covers.worker import encode
+    from workers.covers.shelf import encode
 
     size = Rendition(width=world.settings.covers.width, height=world.settings.covers.height)
     for event, images in zip(events, drawn, strict=True):

@@ -7,17 +7,13 @@ anywhere in between is healed by handling the same message again.
 from __future__ import annotations
 
 import asyncio
-import io
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
-
-from PIL import Image
 
 from workers import tracing
 from workers.covers import metrics
@@ -31,7 +27,6 @@ from workers.covers.plan import (
     Draw,
     Item,
     Keep,
-    PlannedCover,
     Retire,
     Vector,
     Wait,
@@ -46,9 +41,10 @@ from workers.covers.plan import (
 )
 from workers.covers.references import Fetcher, Reference
 from workers.covers.rows import Rows
-from workers.covers.studio import Job, Judged, Stale, Studio
+from workers.covers.shelf import Shelf, filling
+from workers.covers.studio import Job, Stale, Studio
 from workers.events import BadEvent, ItemPublish, ItemRefresh, Outcome, Source
-from workers.exceptions import Conflict, Fault, StorageFault
+from workers.exceptions import Conflict, Fault
 from workers.features import Features
 from workers.health import Health
 from workers.messaging import Message, Producer
@@ -57,12 +53,8 @@ from workers.records import (
     Manifest,
     ManifestCover,
     Rendition,
-    Sidecar,
-    cover_key,
     manifest_key,
     seed_of,
-    sha256,
-    sidecar_key,
 )
 from workers.releases import Releases
 from workers.settings import Settings
@@ -107,6 +99,7 @@ class Worker:
         self._loading: dict[tuple[str, int], asyncio.Lock] = {}
         self._reading = asyncio.Lock()
         self._embeddings = Embeddings(ports.store)
+        self._shelf = Shelf(ports.store, self._embeddings, patience)
         self._vectors: tuple[Loaded | None, float, dict[str, dict[str, Any]]] = (None, 0.0, {})
         self.rows = Rows(ports.store, ports.features, patience, self._row)
         self.drawn = 0
@@ -255,7 +248,7 @@ class Worker:
         planned = plan_covers(item, reference_sha256, vectors, release, sampler, size)
         planned = stale(planned, refreshing, size.rendition_id)
         wanted = {cover.cover_id: cover for cover in planned.values()}
-        passed = await self._existing(item, wanted)
+        passed = await self._shelf.find(item, wanted)
         missing = [cover for cover_id, cover in wanted.items() if cover_id not in passed]
         if missing:
             # Not before: an event whose covers are there is finished, however many deaths it has seen.
@@ -278,7 +271,11 @@ class Worker:
             judged = await self._studio.draw(job)
             memory.counted += 1
             self.drawn += 1
-            passed |= await self._store_all(item, missing, judged, loaded, message.source())
+            good = [cover for cover in missing if judged[cover.cover_id].passed]
+            for cover in missing:
+                if not judged[cover.cover_id].passed:
+                    metrics.GATE_REFUSALS.labels(kind="neutral" if cover.vector is None else "segment").inc()
+            passed |= await self._shelf.put(item, good, judged, loaded, message.source())
         neutral = planned.get("neutral")
         fallback = None
         if neutral is not None and neutral.cover_id not in passed:
@@ -329,99 +326,18 @@ class Worker:
             raise BadEvent("reference image: it has changed since the item was published; publish a greater version")
         return memory.reference
 
-    async def _existing(self, item: Item, wanted: Mapping[str, PlannedCover]) -> dict[str, ManifestCover]:
-        """Covers that are in the store with their sidecars: what a crash left, or what another event drew."""
-
-        def look() -> dict[str, ManifestCover]:
-            keys = set(self._ports.store.list(f"covers/{item.item_id}/"))
-            found: dict[str, ManifestCover] = {}
-            for cover_id in wanted:
-                beside = sidecar_key(item.item_id, cover_id)
-                if beside in keys and cover_key(item.item_id, cover_id) in keys:
-                    stored = self._ports.store.get(beside)
-                    if stored is not None:
-                        found[cover_id] = self._entry(Sidecar.decode(stored.data))
-            return found
-
-        found = await self._patience("s3", "look for covers", look)
-        metrics.REUSED.inc(len(found))
-        return found
-
-    async def _store_all(
-        self, item: Item, covers: Sequence[PlannedCover], judged: Mapping[str, Judged], loaded: Loaded, source: Source
-    ) -> dict[str, ManifestCover]:
-        """Encode and upload what passed the gate, in threads, while the next batch is drawn."""
-        good = [cover for cover in covers if judged[cover.cover_id].passed]
-        for cover in covers:
-            if not judged[cover.cover_id].passed:
-                metrics.GATE_REFUSALS.labels(kind="neutral" if cover.vector is None else "segment").inc()
-        store = partial(self._patience, "s3", "store a cover", self._store)
-        with metrics.stage("store"):
-            stored = await asyncio.gather(
-                *(store(item, cover, judged[cover.cover_id], loaded, source) for cover in good)
-            )
-        return {cover.cover_id: entry for cover, entry in zip(good, stored, strict=True)}
-
-    def _store(self, item: Item, cover: PlannedCover, judged: Judged, loaded: Loaded, source: Source) -> ManifestCover:
-        """Cover, then sidecar. What is there already stays, and is what the manifest will name."""
-        store = self._ports.store
-        data = encode(judged.image, cover.inputs.rendition)
-        key = cover_key(item.item_id, cover.cover_id)
-        if not store.put_new(key, data, "image/webp"):
-            there = store.get(key)
-            if there is None:
-                raise StorageFault(f"{key} is there and is not")
-            data = there.data
-        rewards = dict(judged.rewards)
-        if cover.vector is not None:
-            rewards["preference"] = float(loaded.judge.prefer([cover.vector], [judged.embedding])[0, 0])
-        sidecar = Sidecar(
-            cover_id=cover.cover_id,
-            item_id=item.item_id,
-            item_version=item.item_version,
-            segment_id=cover.segment_id,
-            sha256=sha256(data),
-            bytes=len(data),
-            inputs=cover.inputs,
-            rewards={name: round(value, 6) for name, value in rewards.items()},
-            embedding=judged.embedding,
-            space=loaded.release.parts["space"],
-            release=loaded.number,
-            source=source,
-            trace_id=tracing.current_trace_id(),
-        )
-        beside = sidecar_key(item.item_id, cover.cover_id)
-        if not store.put_new(beside, sidecar.encode(), "application/json"):
-            stored = store.get(beside)
-            if stored is None:
-                raise StorageFault(f"{beside} is there and is not")
-            sidecar = Sidecar.decode(stored.data)
-        return self._entry(sidecar)
-
-    def _entry(self, sidecar: Sidecar) -> ManifestCover:
-        """What the manifest says of a cover; its embedding is remembered for the row in Feast."""
-        self._embeddings.learn(sidecar)
-        size = sidecar.inputs.rendition
-        return ManifestCover(
-            cover_id=sidecar.cover_id,
-            sha256=sidecar.sha256,
-            width=size.width,
-            height=size.height,
-            rewards=sidecar.rewards,
-        )
-
     async def _platform_picture(
         self, item: Item, reference: Reference, loaded: Loaded, source: Source
     ) -> ManifestCover:
         """The reference image as a cover in our size and format. The gate does not judge what is not ours."""
         sampler = sampler_record(loaded.sampler)
         cover = plan_reference(item, reference.sha256, loaded.release, sampler, self._rendition)
-        found = await self._existing(item, {cover.cover_id: cover})
-        if found:
-            return found[cover.cover_id]
-        picture = await asyncio.to_thread(_filling, decode(reference.data), self._rendition)
-        [judged] = await self._studio.judge([picture], [item.title])
-        return await self._patience("s3", "store a cover", self._store, item, cover, judged, loaded, source)
+        found = await self._shelf.find(item, {cover.cover_id: cover})
+        if not found:
+            picture = await asyncio.to_thread(filling, decode(reference.data), self._rendition)
+            [judged] = await self._studio.judge([picture], [item.title])
+            found = await self._shelf.put(item, [cover], {cover.cover_id: judged}, loaded, source)
+        return found[cover.cover_id]
 
     async def _announce(
         self, item_id: str, outcome: Outcome, manifest: Manifest | None, message: Message, reason: str | None
@@ -467,21 +383,3 @@ class _Memory:
         self.rank = rank
         self.reference: Reference | None = None
         self.counted = 0
-
-
-def encode(image: Image.Image, size: Rendition) -> bytes:
-    """WebP bytes; the same for the same pixels."""
-    buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=size.quality, lossless=size.quality == 100, method=4)
-    return buffer.getvalue()
-
-
-def _filling(image: Image.Image, size: Rendition) -> Image.Image:
-    """Scaled and cut around the middle to the rendition's size."""
-    scale = max(size.width / image.width, size.height / image.height)
-    scaled = image.resize(
-        (max(size.width, round(image.width * scale)), max(size.height, round(image.height * scale))),
-        Image.Resampling.LANCZOS,
-    )
-    left, top = (scaled.width - size.width) // 2, (scaled.height - size.height) // 2
-    return scaled.crop((left, top, left + size.width, top + size.height))

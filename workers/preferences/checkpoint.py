@@ -26,12 +26,13 @@ from workers.preferences.erased import Erased
 from workers.preferences.history import History
 from workers.preferences.judging import Scored
 from workers.preferences.learner import Learner, Queue
+from workers.preferences.names import Names
 from workers.preferences.pairs import Rows
 from workers.preferences.sample import Budget
 from workers.preferences.store import Kept
 from workers.preferences.tastes import Limits, Tastes
 from workers.preferences.trainer import Trainer
-from workers.preferences.window import OPEN, Counts, Names, Window
+from workers.preferences.window import OPEN, Counts, Window
 from workers.storage import ObjectStore
 
 log = logging.getLogger(__name__)

@@ -17,13 +17,15 @@ from numpy.typing import NDArray
 
 from icg.preference import Head
 from workers.preferences.centres import Centres
+from workers.preferences.couples import Answers, Couples
 from workers.preferences.decode import Columns
 from workers.preferences.erased import Erased
+from workers.preferences.names import Ints
 from workers.preferences.pairs import BATCH, Floats, Pairs, Rows
 from workers.preferences.propensity import Weights
 from workers.preferences.sample import Budget, drawn
 from workers.preferences.tastes import Tastes
-from workers.preferences.window import Answers, Couples, Ints, Window
+from workers.preferences.window import Window
 
 MOST_PENDING = 100_000
 """Couples that wait for a cover's sidecar; a cover that never was would otherwise fill the memory."""

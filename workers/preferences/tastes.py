@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from icg.preference import Head
 from workers.preferences.decode import CLICK, DISLIKE, LIKE, keys_of
 from workers.preferences.history import History
+from workers.preferences.names import Ints, Names
 from workers.preferences.pairs import Floats, lean, margins
-from workers.preferences.window import Ints, Names
 
 RATE = 0.1
 REFRESH = 24 * 3600 * 1_000_000

@@ -28,7 +28,6 @@ without a logged choice on both sides is dropped.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from itertools import compress, pairwise
 from typing import Any
@@ -36,7 +35,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from workers.preferences.couples import NO_ANSWERS, NO_COUPLES, Answers, Couples
 from workers.preferences.decode import CLICK, DISLIKE, DWELL, IMPRESSION, LIKE, Columns, keys_of
+from workers.preferences.names import Ints, Names
 from workers.preferences.propensity import Weights
 from workers.preferences.table import Table
 
@@ -52,8 +53,6 @@ STRIDES = 60
 """The window's lower end moves when the watermark enters another sixtieth of the horizon, 10 s by default,"""
 OFFSET_STRIDE = 16_384
 """or the offset another stride."""
-
-Ints = NDArray[np.int64]
 
 
 @dataclass(slots=True)
@@ -76,67 +75,6 @@ class Counts:
 
     def as_dict(self) -> dict[str, int]:
         return {item.name: getattr(self, item.name) for item in fields(self)}
-
-
-@dataclass(frozen=True, slots=True)
-class Couples:
-    """Who preferred what: the winner's cover under the winner's eyes beats the loser's under the loser's."""
-
-    winner: Ints  # user, as the window's index
-    loser: Ints
-    item: Ints
-    chosen: Ints  # cover, as the window's index
-    rejected: Ints
-    weight: NDArray[np.float32]  # of the answer: its kind, over the propensity of its position
-    chosen_weight: NDArray[np.float32]  # of each side: inverse propensity of the cover's choice, over a uniform one's
-    rejected_weight: NDArray[np.float32]
-    won: NDArray[np.bool_]  # the winner answered; else the loser did, by a dislike
-    hash: NDArray[np.uint64]  # of the answered impression's event id
-    time: Ints
-    place: Ints  # number of the row at which the couple was complete
-
-    def __len__(self) -> int:
-        return len(self.winner)
-
-
-@dataclass(frozen=True, slots=True)
-class Answers:
-    """Answers that found their impression, for the users' histories."""
-
-    user: Ints
-    item: Ints
-    cover: Ints
-    kind: Ints
-    place: Ints  # number of the later row of both
-
-    def __len__(self) -> int:
-        return len(self.user)
-
-
-class Names(dict[str, int]):
-    """Numbers for names, given at first sight; `listed[number]` is the name."""
-
-    def __init__(self, names: Iterable[str] = ()) -> None:
-        self.listed = list(names)
-        super().__init__((name, number) for number, name in enumerate(self.listed) if name)  # "": forgotten
-
-    def __missing__(self, name: str) -> int:
-        self[name] = number = len(self.listed)
-        self.listed.append(name)
-        return number
-
-    def __len__(self) -> int:
-        return len(self.listed)
-
-    def forget(self, name: str) -> int | None:
-        """Its number, which is not given again; None for a name that has none."""
-        number = self.pop(name, None)
-        if number is not None:
-            self.listed[number] = ""
-        return number
-
-    def of(self, names: list[Any]) -> Ints:
-        return np.fromiter(map(self.__getitem__, names), np.int64, len(names))
 
 
 NAMED = 128
@@ -395,7 +333,7 @@ class Window:
     def _answers(self, joined: dict[str, Ints]) -> Answers:
         row = joined["row"]
         if not len(row):
-            return _NO_ANSWERS
+            return NO_ANSWERS
         user, item, cover = (self._column(name, row).astype(np.int64) for name in ("user", "item", "cover"))
         return Answers(user, item, cover, joined["kind"], joined["at"])
 
@@ -424,7 +362,7 @@ class Window:
         self.open = {name: column[keep] for name, column in going.items()}
         place, row, lags, kind, other = (np.concatenate(parts) for parts in zip(*made, strict=True))
         if not len(place):
-            return _NO_COUPLES
+            return NO_COUPLES
         good = self.alive(row) & self.alive(other)
         one = self._column("user", row) == self._column("user", other)
         good &= ~one | (self._column("cover", row) != self._column("cover", other))
@@ -589,11 +527,3 @@ def _last_of(keys: NDArray[np.uint64], rows: Ints) -> tuple[NDArray[np.uint64], 
     """An id may come twice in a window that has forgotten the first; the later row is the one that counts."""
     again = _repeats(keys[::-1])[::-1]
     return keys[~again], rows[~again]
-
-
-_NONE = np.empty(0, np.int64)
-_NO_FLOATS = np.empty(0, np.float32)
-_NO_COUPLES = Couples(
-    *(_NONE,) * 5, *(_NO_FLOATS,) * 3, won=np.empty(0, bool), hash=np.empty(0, np.uint64), time=_NONE, place=_NONE
-)
-_NO_ANSWERS = Answers(_NONE, _NONE, _NONE, _NONE, _NONE)

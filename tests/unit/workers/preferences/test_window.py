@@ -4,9 +4,10 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from workers.preferences.couples import Answers, Couples
 from workers.preferences.decode import CLICK, DISLIKE, DWELL, IMPRESSION, LIKE, Columns, keys_of
 from workers.preferences.propensity import Weights
-from workers.preferences.window import Answers, Couples, Window
+from workers.preferences.window import Window
 
 SECOND = 1_000_000
 HORIZON = 600 * SECOND
