@@ -70,6 +70,7 @@ class Bench:
             if not (model / part).is_dir():
                 raise BadWeights(f"there is no {part} at {model / part}")
         generator = CoverGenerator.from_pretrained(model)
+        generator.sampler = dataclasses.replace(generator.sampler, personalization=config.personalization)
         judge = Judge.from_parts(model / "rewards", model / "space", model / "preference")
         made, train = world.study, world.study.train
         embeddings = judge.embed([train.image(row) for row in range(len(train))])

@@ -56,6 +56,7 @@ def evaluate(
         int | None, typer.Option(min=2, help="Held-out concepts, evenly spaced; all by default.")
     ] = None,
     titles: Annotated[int | None, typer.Option(min=1, help="Titles that the base is asked for on rung 2.")] = None,
+    personalization: Annotated[float, typer.Option(min=0, help="Of the covers: 0 neutral, 1 as trained.")] = 1.0,
     data: Annotated[Path | None, typer.Option(help="The emoji parquet file.")] = None,
     judges: Annotated[Path | None, typer.Option(help="Folder of the trained judges.")] = None,
     folder: Annotated[Path | None, typer.Option(help="Where what was judged is kept.")] = None,
@@ -85,6 +86,7 @@ def evaluate(
         concepts=concepts or usual.concepts,
         titles=titles or usual.titles,
         seed=seed,
+        personalization=personalization,
     )
     rivals = {"liked_sft": liked_sft} if liked_sft else {}
     names = {name for name in contenders.split(",") if name}

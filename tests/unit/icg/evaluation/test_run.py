@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from icg.evaluation import run
 from icg.evaluation.bench import Bench
 from icg.evaluation.cli import add_to
+from icg.evaluation.contenders import neutral, user
 from icg.evaluation.contenders.prompted import Vocabulary, said
 from icg.evaluation.emoji import Gallery
 from icg.evaluation.figures import Row
@@ -76,6 +77,20 @@ def test_the_base_is_told_prompts_guided_in_every_step_however_its_adapter_is_dr
         assert (bench.guided.guidance, bench.guided.guided, bench.guided.branch) == (bench.config.guidance, 1.0, 0.0)
     finally:
         bench.generator.sampler = usual
+
+
+def test_covers_are_as_personal_as_asked(bench: Bench, tiny_model: Path) -> None:
+    def pixels(personalization: float) -> list[np.ndarray]:
+        config = replace(bench.config, personalization=personalization)
+        loaded = Bench.load(config, bench.world, tiny_model, {})
+        items, _ = loaded.items("title")
+        drawn = [one(loaded.generator).draw(items[:1], loaded.people[:1], [1]) for one in (neutral, user)]
+        return [np.asarray(one.images[0][0], np.int16) for one in drawn]
+
+    plain, same = pixels(0.0)
+    assert (plain == same).all()
+    own, bold = pixels(1.0)[1], pixels(3.0)[1]
+    assert np.abs(bold - plain).mean() > np.abs(own - plain).mean() > 0
 
 
 def test_the_report_is_what_the_other_benches_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
