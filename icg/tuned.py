@@ -1,8 +1,8 @@
 """How an adapter wants to be drawn: `sampler.json` beside its weights, and so part of its revision.
 
-The number of steps, the branch point and the guidance (how much, how long) are chosen on validation for one adapter;
-another adapter brings its own. What belongs to the machine and the use (dtype, slots, size, personalization) is not in
-it.
+The number of steps, the branch point, the guidance (how much, how long) and how far covers go from neutral to personal
+are chosen on validation for one adapter; another adapter brings its own. What belongs to the machine and the use
+(dtype, slots, size) is not in it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from icg.exceptions import BadWeights
 from icg.sampling import SamplerConfig
 
 FILE = "sampler.json"
-TUNED = ("steps", "branch", "guidance", "guided", "scheduler")
+TUNED = ("steps", "branch", "guidance", "guided", "personalization", "scheduler")
 
 
 def tuned(adapter: Path, **given: Any) -> SamplerConfig:

@@ -75,11 +75,11 @@ class Covers(Section):
     device: str = "cpu"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     threads: int = Field(2, ge=0, description="torch threads, which decide a cover's last bits; 0: torch's own choice.")
-    steps: int | None = Field(None, ge=1, description="None, as for the next three: what the adapter was tuned for.")
+    steps: int | None = Field(None, ge=1, description="None, as for the next four: what the adapter was tuned for.")
     branch: float | None = Field(None, ge=0, le=1, description="Share of the steps that an item's segments share.")
     guidance: float | None = Field(None, ge=1)
     guided: float | None = Field(None, ge=0, le=1, description="Share of the steps, the first, that are guided.")
-    personalization: float = Field(1.0, ge=0)
+    personalization: float | None = Field(None, ge=0, description="0: neutral, 1: as trained, more: bolder.")
     slots: int = Field(8, ge=1, description="Padded size of every denoise and decode call.")
     batch_items: int = Field(4, ge=1)
     batch_seconds: float = Field(0, ge=0, description="How long an idle generator waits for a batch to fill.")

@@ -40,6 +40,7 @@ from icg.exceptions import BadWeights
 from icg.generator import CoverGenerator
 from icg.rewards import Judge
 from icg.sampling import SamplerConfig
+from icg.tuned import tuned
 
 
 @dataclass
@@ -69,8 +70,8 @@ class Bench:
         for part in ("rewards", "space", "preference"):
             if not (model / part).is_dir():
                 raise BadWeights(f"there is no {part} at {model / part}")
-        generator = CoverGenerator.from_pretrained(model)
-        generator.sampler = dataclasses.replace(generator.sampler, personalization=config.personalization)
+        sampler = tuned(model / "adapter", personalization=config.personalization)
+        generator = CoverGenerator.from_pretrained(model, sampler=sampler)
         judge = Judge.from_parts(model / "rewards", model / "space", model / "preference")
         made, train = world.study, world.study.train
         embeddings = judge.embed([train.image(row) for row in range(len(train))])

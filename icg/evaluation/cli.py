@@ -56,7 +56,9 @@ def evaluate(
         int | None, typer.Option(min=2, help="Held-out concepts, evenly spaced; all by default.")
     ] = None,
     titles: Annotated[int | None, typer.Option(min=1, help="Titles that the base is asked for on rung 2.")] = None,
-    personalization: Annotated[float, typer.Option(min=0, help="Of the covers: 0 neutral, 1 as trained.")] = 1.0,
+    personalization: Annotated[
+        float | None, typer.Option(min=0, help="Of the covers: 0 neutral, 1 as trained; default: as the adapter says.")
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="The emoji parquet file.")] = None,
     judges: Annotated[Path | None, typer.Option(help="Folder of the trained judges.")] = None,
     folder: Annotated[Path | None, typer.Option(help="Where what was judged is kept.")] = None,

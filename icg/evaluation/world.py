@@ -28,7 +28,7 @@ class EvalConfig:
     titles: int = 100  # seen and unseen titles that the base is asked for on its rung
     guidance: float = 3.0  # of the base told prompts
     precision: float = 1.0  # of the estimate of a person's vector
-    personalization: float = 1.0  # of the covers; as trained: 1
+    personalization: float | None = None  # of the covers; None: as the adapter was tuned
     seed: int = 0  # of noise and references
     study: StudyConfig = field(default_factory=StudyConfig)
 

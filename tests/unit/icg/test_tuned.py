@@ -14,11 +14,9 @@ from icg.tuned import save_tuned, tuned
 def test_an_adapter_says_how_it_is_drawn_and_what_is_given_decides(tmp_path):
     assert tuned(tmp_path) == SamplerConfig()
     before = revision("adapter", tmp_path)
-    save_tuned(
-        tmp_path, SamplerConfig(steps=12, branch=0.7, guidance=2.0, scheduler="DDIMScheduler", slots=3, width=32)
-    )
+    own = SamplerConfig(steps=12, branch=0.7, guidance=2.0, personalization=0.6, scheduler="DDIMScheduler")
+    save_tuned(tmp_path, replace(own, slots=3, width=32))
     assert revision("adapter", tmp_path) != before
-    own = SamplerConfig(steps=12, branch=0.7, guidance=2.0, scheduler="DDIMScheduler")
     assert tuned(tmp_path) == own
     assert tuned(tmp_path, steps=None, branch=0.0, slots=4) == replace(own, branch=0.0, slots=4)
 

@@ -9,16 +9,17 @@ from workers.settings import Covers
 
 
 def test_the_adapter_decides_where_the_settings_do_not(tmp_path: Path) -> None:
-    save_tuned(tmp_path, SamplerConfig(steps=12, branch=0.7))
+    save_tuned(tmp_path, SamplerConfig(steps=12, branch=0.7, personalization=0.6))
     found = sampler_config(Covers(steps=5, slots=4), tmp_path)
     assert (found.steps, found.branch, found.slots) == (5, 0.7, 4)
+    assert sampler_config(Covers(personalization=0), tmp_path).personalization == 0
     assert sampler_record(found) == {
         "steps": 5,
         "branch": 0.7,
         "scheduler": None,
         "guidance": 1.0,
         "guided": 1.0,
-        "personalization": 1.0,
+        "personalization": 0.6,
         "dtype": "float32",
         "slots": 4,
     }
