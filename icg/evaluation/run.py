@@ -35,7 +35,7 @@ Rung = tuple[int, str, list[Row]]
 """Number on the ladder, what it is about, its figures."""
 
 STAGES = (0, 1, 2, 3, 4, 5, 6)
-ALWAYS = ("neutral", compare.AGAIN, "icg")
+ALWAYS = ("neutral", compare.AGAIN, "icg", compare.OWN_AGAIN)
 """Without these there is nothing to compare with."""
 
 
@@ -147,8 +147,9 @@ def measured(
         items, references = bench.items(given)
         some = items[: bench.config.oracle_concepts] if name == "oracle" else items
         noise = seeds(some, bench.config.seed)
-        if name == compare.AGAIN:
-            some, noise = compare.again(items, bench.config.pairs)
+        turns = {compare.AGAIN: 2 * bench.config.pairs, compare.OWN_AGAIN: bench.config.turns}.get(name)
+        if turns is not None:
+            some, noise = compare.again(items, turns)
         shown = {
             (turn + i, k): row
             for turn in range(0, len(some), len(items))

@@ -24,6 +24,7 @@ class EvalConfig:
     oracle_concepts: int = 24  # of these, the first, for the best of 64
     oracle: int = 64  # covers that the oracle chooses among
     pairs: int = 8  # of seeds that neutral is compared with itself in
+    turns: int = 4  # seeds of these that own covers are drawn from, too, to be as relevant; at most 2 * pairs
     practice: int = 12  # validation items on which filters are chosen
     titles: int = 100  # seen and unseen titles that the base is asked for on its rung
     guidance: float = 3.0  # of the base told prompts

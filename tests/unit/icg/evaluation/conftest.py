@@ -69,6 +69,7 @@ CONFIG = EvalConfig(
     oracle_concepts=2,
     oracle=3,
     pairs=2,
+    turns=2,
     practice=1,
     titles=2,
     guidance=2.0,

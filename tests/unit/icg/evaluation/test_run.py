@@ -50,6 +50,9 @@ def test_the_ladder_is_climbed_and_what_was_drawn_is_kept(bench: Bench, tmp_path
     assert "copies_icg_title" not in values
     for name in ("judges_hit_first", "judges_hit_pixels", "hit_first_icg", "hit_pixels_icg", "fid_icg", "kid_neutral"):
         assert name in values
+    notes = {row.name: row.note for _, _, made in rungs for row in made}
+    assert notes["relevance_kept"].startswith("2 seeds: ")
+    assert notes["relevance_kept_title"] == "one seed"
     assert values["hit_first_icg"] <= values["hit_icg"]
     # 1 of 2 steps shared, 3 people: (1 + 3) of 6 calls where all see the same reference.
     assert values["fast_evaluations"] < 1
@@ -65,7 +68,7 @@ def test_the_ladder_is_climbed_and_what_was_drawn_is_kept(bench: Bench, tmp_path
 def test_rungs_and_contenders_by_name(bench: Bench, tmp_path: Path) -> None:
     only = run.upper_rungs(bench, tmp_path, {5}, ("both",), {"mismatched"})
     assert sorted(path.stem for path in tmp_path.iterdir()) == [
-        "both-icg", "both-mismatched", "both-neutral", "both-neutral_again"
+        "both-icg", "both-icg_again", "both-mismatched", "both-neutral", "both-neutral_again"
     ]  # fmt: skip
     assert [number for number, _, _ in only] == [5]
     assert [number for number, _, _ in run.first_rungs(bench.world, bench.config, None, {0})] == [0]
