@@ -102,10 +102,12 @@ def fresh(generator: CoverGenerator, **changes: object) -> CoverGenerator:
 def equal_steps(own: CoverGenerator, work: Workload, batches: Sequence[int]) -> list[Figure]:
     """The speed figures at equal steps, which need no judge: the arms take turns, ratios are medians of the rounds."""
     sampler = own.sampler
-    arms: dict[str, Callable[[], Contender]] = {f"icg-{b}": lambda b=b: user(fresh(own, slots=b)) for b in batches}
+    arms: dict[str, Callable[[], Contender]] = {
+        f"icg-{b}": lambda b=b: user(fresh(own, slots=b, guidance=1.0)) for b in batches
+    }
     arms |= {"calls": lambda: Stock(own, sampler.steps, 1.0, 1)}
     arms |= {f"batch-{b}": lambda b=b: Stock(own, sampler.steps, 1.0, b) for b in batches}
-    return turns(arms, work, "_equal_steps", f"stock at {sampler.steps} steps too, unguided")
+    return turns(arms, work, "_equal_steps", f"both at {sampler.steps} steps, unguided")
 
 
 def turns(arms: dict[str, Callable[[], Contender]], work: Workload, suffix: str, note: str) -> list[Figure]:

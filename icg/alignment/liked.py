@@ -40,7 +40,7 @@ class LikedConfig:
 
     strength: float = 2.0  # s: how far a user's chosen pictures pull
     neutral: float = 0.2  # share of rows with the neutral user
-    gates: float = 6.0  # where the users' way in begins: at 0.1, on icg-tiny, 400 steps moved nobody; see `Block`
+    gates: float = 6.0  # where the users' way in begins: at 0.1 a vector is hardly heard; see `Block`
     meta: bool = False  # train the meta tokens too: then the MLLM runs at every step
     asking: Asking = field(default_factory=Asking.by_title)
 

@@ -76,33 +76,31 @@ def wins(measured: Mapping[str, Measured], own: str = "icg", suffix: str = "") -
     return made
 
 
-def quality(
-    measured: Mapping[str, Measured], real: Floats, chance: float, own: str = "icg", suffix: str = ""
-) -> list[Row]:
+def quality(measured: Mapping[str, Measured], real: Floats, chance: float, suffix: str = "") -> list[Row]:
     """Headroom, relevance, copies, KID, FID and diversity.
 
     Args:
         real: features [n, d] of real pictures of the same concepts.
     """
     made: list[Row] = []
-    mine, neutral = measured[own], measured["neutral"]
+    mine, neutral = measured["icg"], measured["neutral"]
     if "oracle" in measured:
         oracle = measured["oracle"].utility
         columns = oracle.shape[1]
         found = headroom(mine.utility[:, :columns], neutral.utility[:, :columns], oracle)
         made += rows(f"headroom{suffix}", found, least=0.5, note=f"best of many by U, {columns} items")
     made += [
-        Row(f"hit_{own}{suffix}", float(mine.hit.mean()), note=f"chance {chance:.3f}"),
+        Row(f"hit_icg{suffix}", float(mine.hit.mean()), note=f"chance {chance:.3f}"),
         Row(f"hit_neutral{suffix}", float(neutral.hit.mean())),
-        Row(f"hit_first_{own}{suffix}", float(mine.hit_first.mean()), note="the title alone, not the top 5"),
+        Row(f"hit_first_icg{suffix}", float(mine.hit_first.mean()), note="the title alone, not the top 5"),
         Row(f"hit_first_neutral{suffix}", float(neutral.hit_first.mean())),
-        Row(f"hit_pixels_{own}{suffix}", float(mine.hit_pixels.mean()), note="top 5 by 8 x 8 pixels, no network"),
-        Row(f"hit_words_{own}{suffix}", float(mine.hit_words.mean()), note="by guessed words"),
+        Row(f"hit_pixels_icg{suffix}", float(mine.hit_pixels.mean()), note="top 5 by 8 x 8 pixels, no network"),
+        Row(f"hit_words_icg{suffix}", float(mine.hit_words.mean()), note="by guessed words"),
         Row(f"hit_words_neutral{suffix}", float(neutral.hit_words.mean())),
-        Row(f"group_{own}{suffix}", float(mine.group.mean())),
+        Row(f"group_icg{suffix}", float(mine.group.mean())),
     ]
-    made += relevance_kept(measured, chance, own, suffix)
-    for name in (own, "neutral"):
+    made += relevance_kept(measured, chance, suffix)
+    for name in ("icg", "neutral"):
         one = measured[name]
         if one.copies is not None:
             made.append(Row(f"copies_{name}{suffix}", float(one.copies.mean()), note="nearest real is the reference"))
@@ -124,14 +122,14 @@ def quality(
     return made
 
 
-def relevance_kept(measured: Mapping[str, Measured], chance: float, own: str, suffix: str) -> list[Row]:
+def relevance_kept(measured: Mapping[str, Measured], chance: float, suffix: str = "") -> list[Row]:
     """Hits of own covers above chance over those of neutral ones.
 
     Neutral covers of one seed hit in 0.27 to 0.34 of cases (58 items), by luck: that would be half of what is looked
     for. So where ICG was drawn from several seeds, both hits are their means.
     """
-    mine, neutral, note = measured[own].hit, measured["neutral"].hit, "one seed"
-    if own == "icg" and OWN_AGAIN in measured:
+    mine, neutral, note = measured["icg"].hit, measured["neutral"].hit, "one seed"
+    if OWN_AGAIN in measured:
         people, items = neutral.shape
         turns = measured[OWN_AGAIN].hit.shape[1] // items
         mine, neutral = (

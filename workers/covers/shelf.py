@@ -73,12 +73,7 @@ class Shelf:
 
     def _put(self, item: Item, cover: PlannedCover, judged: Judged, loaded: Loaded, source: Source) -> ManifestCover:
         data = encode(judged.image, cover.inputs.rendition)
-        key = cover_key(item.item_id, cover.cover_id)
-        if not self._store.put_new(key, data, "image/webp"):
-            there = self._store.get(key)
-            if there is None:
-                raise StorageFault(f"{key} is there and is not")
-            data = there.data
+        data = self._keep(cover_key(item.item_id, cover.cover_id), data, "image/webp")
         rewards = dict(judged.rewards)
         if cover.vector is not None:
             rewards["preference"] = float(loaded.judge.prefer([cover.vector], [judged.embedding])[0, 0])
@@ -97,13 +92,20 @@ class Shelf:
             source=source,
             trace_id=tracing.current_trace_id(),
         )
-        beside = sidecar_key(item.item_id, cover.cover_id)
-        if not self._store.put_new(beside, sidecar.encode(), "application/json"):
-            stored = self._store.get(beside)
-            if stored is None:
-                raise StorageFault(f"{beside} is there and is not")
-            sidecar = Sidecar.decode(stored.data)
-        return self._entry(sidecar)
+        told = sidecar.encode()
+        kept = self._keep(sidecar_key(item.item_id, cover.cover_id), told, "application/json")
+        return self._entry(sidecar if kept is told else Sidecar.decode(kept))
+
+    def _keep(self, key: str, data: bytes, media_type: str) -> bytes:
+        """Write it where nothing is yet; what is there then."""
+        if self._store.put_new(key, data, media_type):
+            return data
+        there = self._store.get(key)
+        if there is None:
+            raise StorageFault(
+                f"{key}: S3 says that it exists when it is written, and that it does not when it is read"
+            )
+        return there.data
 
     def _entry(self, sidecar: Sidecar) -> ManifestCover:
         """What the manifest says of a cover; its embedding is remembered for the row in Feast."""

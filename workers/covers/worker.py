@@ -271,9 +271,11 @@ class Worker:
             judged = await self._studio.draw(job)
             memory.counted += 1
             self.drawn += 1
-            good = [cover for cover in missing if judged[cover.cover_id].passed]
+            good = []
             for cover in missing:
-                if not judged[cover.cover_id].passed:
+                if judged[cover.cover_id].passed:
+                    good.append(cover)
+                else:
                     metrics.GATE_REFUSALS.labels(kind="neutral" if cover.vector is None else "segment").inc()
             passed |= await self._shelf.put(item, good, judged, loaded, message.source())
         neutral = planned.get("neutral")

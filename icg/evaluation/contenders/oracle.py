@@ -2,7 +2,8 @@
 
 Told the true utility, which nothing else that draws ever is, they bound what drawing could reach. Told only what a
 person's few choices tell, by the stack's own preference model or by the very attributes that tastes are made of, the
-real pictures bound what can be *known*: whoever draws for these vectors can hardly please more.
+best of the real pictures shows how far what is *known* of people carries. It is no bound for who draws: real pictures
+are few, and not liked as neutral covers are.
 """
 
 from __future__ import annotations
