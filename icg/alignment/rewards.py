@@ -11,6 +11,9 @@ is decoded and judged lies between it and the x that is known:
 which is a step from t to s by the prediction, and back by ε ("Direct-Align", Shen et al., arXiv 2509.06942). So the
 judges see a finished picture and not the blur that one call makes of much noise.
 
+Training draws all the way to personal (`personalization` 1), whatever the sampler says: how far to go is chosen of what
+came out, and what is watched on the way is drawn as the sampler says.
+
 Only the users' way into the adapter is trained. Measured on icg-tiny, with the body trained too: after 50 steps the
 covers' relevance had fallen from 0.27 to 0.15, neutral ones included, before people differed much.
 

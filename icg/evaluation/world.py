@@ -33,6 +33,13 @@ class EvalConfig:
     seed: int = 0  # of noise and references
     study: StudyConfig = field(default_factory=StudyConfig)
 
+    def __post_init__(self) -> None:
+        if self.turns > 2 * self.pairs:
+            raise ValueError(
+                f"own covers from {self.turns} seeds have neutral ones from {2 * self.pairs} to be compared with: "
+                "turns may be at most twice the pairs"
+            )
+
 
 @dataclass(frozen=True)
 class World:

@@ -316,7 +316,7 @@ def test_a_learner_that_was_frozen_leaves_what_is_another_ones(
             last = here.send(values[350:])
             until(lambda: here.state()[0] >= last - 200)
             os.kill(frozen.pid, signal.SIGCONT)
-            until(lambda: "partition 0 is lost" in here.said())
+            until(lambda: "partition 0 is lost" in here.said() and "trainer's partition is lost" in here.said())
             assert not here.store.exists(f"state/preferences/0/{350:020d}")
         finally:
             assert successor.end() == 0

@@ -109,7 +109,8 @@ class Training(threading.Thread):
 
     def _drop(self, lost: set[tuple[str, int]]) -> None:
         """Somebody else may train already, from the last checkpoint on."""
-        if (TOPIC, 0) in lost:
+        if (TOPIC, 0) in lost and self._trainer is not None:
+            log.warning("the trainer's partition is lost, what it learned since its checkpoint is left to another")
             self._trainer = None
 
     # -- training ----------------------------------------------------------------------------------------------------
