@@ -161,5 +161,5 @@ def test_what_is_missing_is_one_line(
 
 def test_own_covers_from_more_seeds_than_neutral_ones_are_refused() -> None:
     assert EvalConfig(pairs=2, turns=4).turns == 4
-    with pytest.raises(ValueError, match="5 seeds .* 4 to be compared"):
+    with pytest.raises(ValueError, match=r"5 seeds .* 4 to be compared"):
         EvalConfig(pairs=2, turns=5)
