@@ -44,11 +44,11 @@ from PIL import Image
 
 from bench import closed_pool as pools
 from bench.closed_arms import ARMS, Log, Loop, Setup, Stack
-from bench.report import Figure, report, versions
 from icg.evaluation.audience import Habits, Readers
 from icg.evaluation.bootstrap import Interval, of_means
 from icg.evaluation.emoji import Gallery, gallery
 from icg.evaluation.people import WithinConcept
+from icg.evaluation.report import Figure, report, versions
 from icg.preference import Head
 from icg.tiny.files import DATA
 

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import orjson
 
 from bench import api_world
-from bench.report import Figure, report, versions
+from icg.evaluation.report import Figure, report, versions
 from workers.embedded import Embedded
 from workers.features import Features
 from workers.settings import Api, Policy, Settings

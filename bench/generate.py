@@ -29,7 +29,6 @@ import numpy as np
 import torch
 
 from bench.full_size import FULL, build, shrunk
-from bench.report import Figure, report, versions
 from bench.stock import Stock
 from icg.conditioning import StableDiffusion, StableDiffusionXL
 from icg.evaluation.bench import Bench
@@ -40,6 +39,7 @@ from icg.evaluation.contenders import Case, Contender, Reader, neutral, user
 from icg.evaluation.emoji import CACHE
 from icg.evaluation.figures import quality_kept
 from icg.evaluation.panel import Measured
+from icg.evaluation.report import Figure, report, versions
 from icg.evaluation.world import EvalConfig, World
 from icg.generator import CoverGenerator
 from icg.loading import quietly

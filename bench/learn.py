@@ -36,8 +36,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from bench.report import Figure, report, versions
 from bench.workload import Workload
+from icg.evaluation.report import Figure, report, versions
 from icg.preference import Head
 from workers.decisions import Choice, sign
 from workers.preferences import pairs

@@ -32,8 +32,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from bench.report import Figure, report, versions
 from bench.taste_world import KEY, TasteWorld, columns
+from icg.evaluation.report import Figure, report, versions
 from workers.embedded import Embedded
 from workers.events import PreferencePairs
 from workers.messaging import Follower, Producer

@@ -24,8 +24,8 @@ import torch
 import transformers as tf
 
 from bench.full_size import SD15_UNET, SD_VAE, SDXL_UNET
-from bench.report import Figure, report, versions
 from icg.adapter import Adapter, AdapterConfig
+from icg.evaluation.report import Figure, report, versions
 
 Build = Callable[[], torch.nn.Module]
 

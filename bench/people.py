@@ -25,10 +25,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from PIL import Image
 
-from bench.report import Figure, report, versions
 from icg.evaluation import films, votes
 from icg.evaluation.attributes import attributes
 from icg.evaluation.bootstrap import Interval, over_rows
+from icg.evaluation.report import Figure, report, versions
 
 LIKED = 4.0  # stars from which a film counts as liked
 

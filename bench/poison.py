@@ -26,8 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.report import Figure, report, versions
 from bench.taste_world import KEY, START, TasteWorld, columns
+from icg.evaluation.report import Figure, report, versions
 from icg.preference import Head
 from workers.preferences.judging import Margins, Verdict
 from workers.preferences.propensity import Tokens

@@ -21,9 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pydantic import SecretStr
 
-from bench.report import Figure, report, versions
 from bench.stream import SEGMENTS
 from bench.stream_world import World, publish
+from icg.evaluation.report import Figure, report, versions
 from infra.servers import kafka, redis, s3
 from tests.faults.stage import Service, redis_store
 from tests.zygote import Zygote

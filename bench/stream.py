@@ -35,8 +35,8 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from bench.report import Figure, report, versions
 from bench.stream_world import World, publish
+from icg.evaluation.report import Figure, report, versions
 from workers.embedded import Embedded
 from workers.events import ItemPublish
 from workers.records import Rendition, seed_of, sha256

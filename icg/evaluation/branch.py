@@ -9,10 +9,11 @@ The latest branch point that keeps enough of utility and of relevance is chosen,
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from icg.evaluation.bench import Bench
 from icg.evaluation.bootstrap import Interval, over_pairs
@@ -95,7 +96,7 @@ def _at(bench: Bench, branch: float, name: str) -> Contender:
     return user(bench.sampled(branch=branch), name)
 
 
-def save_curve(curve: Curve, path: Path, facts: dict[str, str]) -> None:
+def save_curve(curve: Curve, path: Path, facts: Mapping[str, Any]) -> None:
     """The curve as JSON."""
     body = {
         "gain": vars(curve.gain),

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import platform
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -75,6 +73,7 @@ def evaluate(
     from icg.evaluation.bench import Bench
     from icg.evaluation.cases import GIVEN
     from icg.evaluation.emoji import CACHE
+    from icg.evaluation.report import versions
     from icg.evaluation.world import EvalConfig, World
     from icg.tiny.files import DATA
 
@@ -109,8 +108,7 @@ def evaluate(
         typer.echo(f"icg eval: {error}", err=True)
         raise typer.Exit(2) from None
     facts = {"split": split, "concepts": str(len(world.concepts)), "people": str(config.people), "seed": str(seed)}
-    facts |= {"python": platform.python_version()}
-    facts |= {name: version(name) for name in ("torch", "diffusers", "numpy")}
+    facts |= versions("torch", "diffusers", "numpy")
     raise typer.Exit(0 if run.report(rungs, json_file, facts) else 1)
 
 
@@ -136,6 +134,7 @@ def branch(
     from icg.evaluation.bench import Bench
     from icg.evaluation.branch import BRANCHES, LEAST_QUALITY, LEAST_RELEVANCE, draw_curve, save_curve, sweep
     from icg.evaluation.emoji import CACHE
+    from icg.evaluation.report import machine, versions
     from icg.evaluation.world import EvalConfig, World
     from icg.tiny.files import DATA
     from icg.tuned import save_tuned
@@ -156,12 +155,8 @@ def branch(
             f"{point.branch:6.2f}  {_told(point.quality):19}  {_told(point.relevance):19}  {point.evaluations:.2f}"
         )
     if json_file:
-        facts = {
-            "people": str(config.people),
-            "concepts": str(len(world.concepts)),
-            "python": platform.python_version(),
-        }
-        save_curve(curve, json_file, facts | {name: version(name) for name in ("torch", "diffusers", "numpy")})
+        facts = {"people": str(config.people), "concepts": str(len(world.concepts))}
+        save_curve(curve, json_file, machine() | facts | versions("torch", "diffusers", "numpy"))
     if picture and curve.gain.low > 0:
         draw_curve(curve, picture)
     if curve.chosen is None:

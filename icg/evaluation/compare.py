@@ -11,19 +11,19 @@ from icg.evaluation.cases import seeds
 from icg.evaluation.contenders.base import Case
 from icg.evaluation.figures import (
     WANTED_WINS,
-    Row,
+    bounded,
     diversity,
     fid,
     headroom,
     kept,
     kid,
     quality_kept,
-    rows,
     wins_over,
     won,
 )
 from icg.evaluation.panel import Measured
 from icg.evaluation.people import Floats
+from icg.evaluation.report import Figure
 
 AGAIN = "neutral_again"
 """Neutral from pairs of other seeds: the A/A. Its tables have a column for each seed and item, seeds outermost."""
@@ -44,7 +44,7 @@ def again(items: Sequence[Case], turns: int) -> tuple[list[Case], list[int]]:
     return [*items] * turns, noise
 
 
-def a_a(measured: Mapping[str, Measured], suffix: str = "") -> list[Row]:
+def a_a(measured: Mapping[str, Measured], suffix: str = "") -> list[Figure]:
     """Neutral against neutral from other seeds: 0.50 ± 0.02, or nothing else counts.
 
     One pair of seeds says less than that of a few hundred covers, so it is the mean over several; the interval is over
@@ -54,66 +54,70 @@ def a_a(measured: Mapping[str, Measured], suffix: str = "") -> list[Row]:
     people, items = measured["neutral"].utility.shape
     first, second = utility.reshape(people, 2, -1, items).swapaxes(0, 1)
     found = over_pairs(won(first, second).mean(axis=1))
-    return rows(f"a_a{suffix}", found, least=0.48, most=0.52, note=f"neutral, {first.shape[1]} pairs of other seeds")
+    return bounded(f"a_a{suffix}", found, least=0.48, most=0.52, note=f"neutral, {first.shape[1]} pairs of other seeds")
 
 
-def wins(measured: Mapping[str, Measured], own: str = "icg", suffix: str = "") -> list[Row]:
+def wins(measured: Mapping[str, Measured], own: str = "icg", suffix: str = "") -> list[Figure]:
     """Share of (person, concept) pairs where the own cover is liked better, by U and by the second judge."""
-    made: list[Row] = []
+    made: list[Figure] = []
     mine = measured[own]
     for name, other in measured.items():
         if name in {own, AGAIN, OWN_AGAIN, FULL}:
             continue
         columns = other.utility.shape[1]
         found = wins_over(mine.utility[:, :columns], other.utility)
-        made += rows(f"wins_over_{name}{suffix}", found, least=WANTED_WINS.get(name))
+        made += bounded(f"wins_over_{name}{suffix}", found, least=WANTED_WINS.get(name))
         if name.startswith("best_of_8"):
             # A wish about the interval, so it is put on its lower end.
-            made[-2] = Row(f"wins_over_{name}{suffix}_low", found.low, least=0.5)
+            made[-2] = Figure(f"wins_over_{name}{suffix}_low", found.low, least=0.5)
         if mine.second is not None and other.second is not None:
             again = wins_over(mine.second[:, :columns], other.second)
-            made += rows(f"second_wins_over_{name}{suffix}", again, note="by the second judge")
+            made += bounded(f"second_wins_over_{name}{suffix}", again, note="by the second judge")
     return made
 
 
-def quality(measured: Mapping[str, Measured], real: Floats, chance: float, suffix: str = "") -> list[Row]:
+def quality(measured: Mapping[str, Measured], real: Floats, chance: float, suffix: str = "") -> list[Figure]:
     """Headroom, relevance, copies, KID, FID and diversity.
 
     Args:
         real: features [n, d] of real pictures of the same concepts.
     """
-    made: list[Row] = []
+    made: list[Figure] = []
     mine, neutral = measured["icg"], measured["neutral"]
     if "oracle" in measured:
         oracle = measured["oracle"].utility
         columns = oracle.shape[1]
         found = headroom(mine.utility[:, :columns], neutral.utility[:, :columns], oracle)
-        made += rows(f"headroom{suffix}", found, least=0.5, note=f"best of many by U, {columns} items")
+        made += bounded(f"headroom{suffix}", found, least=0.5, note=f"best of many by U, {columns} items")
     made += [
-        Row(f"hit_icg{suffix}", float(mine.hit.mean()), note=f"chance {chance:.3f}"),
-        Row(f"hit_neutral{suffix}", float(neutral.hit.mean())),
-        Row(f"hit_first_icg{suffix}", float(mine.hit_first.mean()), note="the title alone, not the top 5"),
-        Row(f"hit_first_neutral{suffix}", float(neutral.hit_first.mean())),
-        Row(f"hit_pixels_icg{suffix}", float(mine.hit_pixels.mean()), note="top 5 by 8 x 8 pixels, no network"),
-        Row(f"hit_words_icg{suffix}", float(mine.hit_words.mean()), note="by guessed words"),
-        Row(f"hit_words_neutral{suffix}", float(neutral.hit_words.mean())),
-        Row(f"group_icg{suffix}", float(mine.group.mean())),
+        Figure(f"hit_icg{suffix}", float(mine.hit.mean()), note=f"chance {chance:.3f}"),
+        Figure(f"hit_neutral{suffix}", float(neutral.hit.mean())),
+        Figure(f"hit_first_icg{suffix}", float(mine.hit_first.mean()), note="the title alone, not the top 5"),
+        Figure(f"hit_first_neutral{suffix}", float(neutral.hit_first.mean())),
+        Figure(f"hit_pixels_icg{suffix}", float(mine.hit_pixels.mean()), note="top 5 by 8 x 8 pixels, no network"),
+        Figure(f"hit_words_icg{suffix}", float(mine.hit_words.mean()), note="by guessed words"),
+        Figure(f"hit_words_neutral{suffix}", float(neutral.hit_words.mean())),
+        Figure(f"group_icg{suffix}", float(mine.group.mean())),
     ]
     made += relevance_kept(measured, chance, suffix)
     for name in ("icg", "neutral"):
         one = measured[name]
         if one.copies is not None:
-            made.append(Row(f"copies_{name}{suffix}", float(one.copies.mean()), note="nearest real is the reference"))
+            made.append(
+                Figure(f"copies_{name}{suffix}", float(one.copies.mean()), note="nearest real is the reference")
+            )
         features = one.features.reshape(-1, one.features.shape[-1])
         made += [
-            Row(f"kid_{name}{suffix}", kid(features, real), note="x 1000, in the relevance judge's features"),
-            Row(f"fid_{name}{suffix}", fid(features, real), note="in the relevance judge's features"),
+            Figure(f"kid_{name}{suffix}", kid(features, real), note="x 1000, in the relevance judge's features"),
+            Figure(f"fid_{name}{suffix}", fid(features, real), note="in the relevance judge's features"),
         ]
     half = np.random.default_rng(0).permutation(len(real))
     made += [
-        Row(f"fid_real{suffix}", fid(real[half[::2]], real[half[1::2]]), note="half of the real against the other"),
-        Row(f"diversity_within_user{suffix}", _mean_diversity(mine.features) / diversity(real), note="items; real = 1"),
-        Row(
+        Figure(f"fid_real{suffix}", fid(real[half[::2]], real[half[1::2]]), note="half of the real against the other"),
+        Figure(
+            f"diversity_within_user{suffix}", _mean_diversity(mine.features) / diversity(real), note="items; real = 1"
+        ),
+        Figure(
             f"diversity_between_users{suffix}",
             _mean_diversity(np.swapaxes(mine.features, 0, 1)) / diversity(real),
             note="of one item; real pictures of all items = 1",
@@ -122,7 +126,7 @@ def quality(measured: Mapping[str, Measured], real: Floats, chance: float, suffi
     return made
 
 
-def relevance_kept(measured: Mapping[str, Measured], chance: float, suffix: str = "") -> list[Row]:
+def relevance_kept(measured: Mapping[str, Measured], chance: float, suffix: str = "") -> list[Figure]:
     """Hits of own covers above chance over those of neutral ones.
 
     Neutral covers of one seed hit in 0.27 to 0.34 of cases (58 items), by luck: that would be half of what is looked
@@ -137,44 +141,44 @@ def relevance_kept(measured: Mapping[str, Measured], chance: float, suffix: str 
             for name in (OWN_AGAIN, AGAIN)
         )
         note = f"{turns} seeds: {mine.mean():.3f}, neutral {neutral.mean():.3f}"
-    return rows(f"relevance_kept{suffix}", kept(mine, neutral, chance), least=0.95, note=note)
+    return bounded(f"relevance_kept{suffix}", kept(mine, neutral, chance), least=0.95, note=note)
 
 
-def wrong_reference(right: Mapping[str, Measured], wrong: Mapping[str, Measured], own: str = "icg") -> list[Row]:
+def wrong_reference(right: Mapping[str, Measured], wrong: Mapping[str, Measured], own: str = "icg") -> list[Figure]:
     """The own title with another concept's picture must be less relevant than with its own picture."""
     drop = float(right[own].hit.mean()) - float(wrong[own].hit.mean())
-    return [Row("wrong_reference_drop", drop, least=0.0, note="hit with own less with wrong reference")]
+    return [Figure("wrong_reference_drop", drop, least=0.0, note="hit with own less with wrong reference")]
 
 
-def rival(name: str, measured: Mapping[str, Measured], chance: float, suffix: str = "") -> list[Row]:
+def rival(name: str, measured: Mapping[str, Measured], chance: float, suffix: str = "") -> list[Figure]:
     """Another than the user's own ICG against neutral: segments, liked-SFT, a ceiling, a control."""
     mine, neutral = measured[name], measured["neutral"]
     columns = mine.utility.shape[1]
     return [
-        *rows(f"{name}_wins_over_neutral{suffix}", wins_over(mine.utility, neutral.utility[:, :columns])),
-        *rows(f"{name}_relevance_kept{suffix}", kept(mine.hit, neutral.hit[:, :columns], chance)),
+        *bounded(f"{name}_wins_over_neutral{suffix}", wins_over(mine.utility, neutral.utility[:, :columns])),
+        *bounded(f"{name}_relevance_kept{suffix}", kept(mine.hit, neutral.hit[:, :columns], chance)),
     ]
 
 
-def fast(measured: Mapping[str, Measured], chance: float) -> list[Row]:
+def fast(measured: Mapping[str, Measured], chance: float) -> list[Figure]:
     """Rung 6: what sharing early steps costs in utility and in relevance, same seeds."""
     mine, full, neutral = measured[FAST], measured[FULL], measured["neutral"]
     found = quality_kept(mine.utility, full.utility, neutral.utility)
     spent = mine.evaluations / full.evaluations if full.evaluations else float("nan")
     return [
-        *rows("quality_kept", found, least=0.90, note="shared early steps, same seeds"),
-        *rows("fast_relevance_kept", kept(mine.hit, full.hit, chance), note="of the same without sharing"),
-        Row("fast_evaluations", spent, note="denoiser rows, of the same without sharing"),
+        *bounded("quality_kept", found, least=0.90, note="shared early steps, same seeds"),
+        *bounded("fast_relevance_kept", kept(mine.hit, full.hit, chance), note="of the same without sharing"),
+        Figure("fast_evaluations", spent, note="denoiser rows, of the same without sharing"),
     ]
 
 
-def cost(measured: Mapping[str, Measured], suffix: str = "") -> list[Row]:
+def cost(measured: Mapping[str, Measured], suffix: str = "") -> list[Figure]:
     """Denoiser rows and seconds a cover handed out, of every contender."""
     made = []
     for name, one in measured.items():
         covers = one.utility.size
-        made.append(Row(f"evaluations_{name}{suffix}", one.evaluations / covers, note="denoiser rows a cover"))
-        made.append(Row(f"seconds_{name}{suffix}", one.seconds / covers, note="a cover, everything counted"))
+        made.append(Figure(f"evaluations_{name}{suffix}", one.evaluations / covers, note="denoiser rows a cover"))
+        made.append(Figure(f"seconds_{name}{suffix}", one.seconds / covers, note="a cover, everything counted"))
     return made
 
 

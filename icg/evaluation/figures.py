@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
 from icg.evaluation.bootstrap import RESAMPLES, Interval, of_means, over_pairs
 from icg.evaluation.people import Floats
+from icg.evaluation.report import Figure
 
 WANTED_WINS = {"neutral": 0.75, "mismatched": 0.80, "filtered_neutral": 0.70, "inferred_prompt": 0.60}
 """Least share of wins over each; over best-of-8 the interval must lie above 0.50."""
@@ -17,31 +16,15 @@ WANTED_WINS = {"neutral": 0.75, "mismatched": 0.80, "filtered_neutral": 0.70, "i
 Table = Floats | NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
-class Row:
-    """One figure: its name in the JSON, its value, what is wanted of it, how it was measured."""
-
-    name: str
-    value: float
-    least: float | None = None
-    most: float | None = None
-    note: str = ""
-
-    @property
-    def reached(self) -> bool | None:
-        """None where nothing is wanted; what is not finite never reaches."""
-        if self.least is None and self.most is None:
-            return None
-        if not np.isfinite(self.value):
-            return False
-        return (self.least is None or self.value >= self.least) and (self.most is None or self.value <= self.most)
-
-
-def rows(
+def bounded(
     name: str, found: Interval, least: float | None = None, most: float | None = None, note: str = ""
-) -> list[Row]:
+) -> list[Figure]:
     """A figure with `_low` and `_high` beside it."""
-    return [Row(name, found.value, least, most, note), Row(f"{name}_low", found.low), Row(f"{name}_high", found.high)]
+    return [
+        Figure(name, found.value, least, most, note),
+        Figure(f"{name}_low", found.low),
+        Figure(f"{name}_high", found.high),
+    ]
 
 
 def won(own: Floats, other: Floats) -> Floats:

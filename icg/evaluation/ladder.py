@@ -14,10 +14,11 @@ from icg.conditioning import Base
 from icg.evaluation.attributes import attributes
 from icg.evaluation.contenders.prompted import Paint
 from icg.evaluation.emoji import Gallery
-from icg.evaluation.figures import Row, auc, kept, rows
+from icg.evaluation.figures import auc, bounded, kept
 from icg.evaluation.panel import Measured, Panel
 from icg.evaluation.people import Floats, neighbours
 from icg.evaluation.relevance import blurred, real_hits, small
+from icg.evaluation.report import Figure
 from icg.sampling import SamplerConfig
 from icg.slots import in_slots
 from icg.tiny.pixels import to_tensor
@@ -74,35 +75,37 @@ def sight(panel: Panel, pixels: NDArray[np.uint8], people: NDArray[np.int64], se
     )
 
 
-def judges(real: Sight, chance: float) -> list[Row]:
+def judges(real: Sight, chance: float) -> list[Figure]:
     """Rung 0: can the judges see at all?"""
     made = [
-        Row("judges_hit", real.hit, least=0.5, note=f"real pictures, chance {chance:.3f}"),
-        Row("judges_hit_first", real.hit_first, note="the title alone, not the top 5"),
-        Row("judges_hit_pixels", real.hit_pixels, note="the floor: top 5 by 8 x 8 pixels, no network"),
-        Row("judges_hit_words", real.hit_words, note="by guessed words of title and keywords"),
-        Row("judges_group", real.group, note="Unicode group"),
-        Row("judges_auc_u", real.auc_u, least=0.8, note="U for choices that agree with themselves in 0.775 of cases"),
+        Figure("judges_hit", real.hit, least=0.5, note=f"real pictures, chance {chance:.3f}"),
+        Figure("judges_hit_first", real.hit_first, note="the title alone, not the top 5"),
+        Figure("judges_hit_pixels", real.hit_pixels, note="the floor: top 5 by 8 x 8 pixels, no network"),
+        Figure("judges_hit_words", real.hit_words, note="by guessed words of title and keywords"),
+        Figure("judges_group", real.group, note="Unicode group"),
+        Figure(
+            "judges_auc_u", real.auc_u, least=0.8, note="U for choices that agree with themselves in 0.775 of cases"
+        ),
     ]
     if real.auc_second is not None:
-        made.append(Row("judges_auc_second", real.auc_second, least=0.7, note="the learned judge, same choices"))
+        made.append(Figure("judges_auc_second", real.auc_second, least=0.7, note="the learned judge, same choices"))
     return made
 
 
-def autoencoder(real: Sight, round_trip: Sight, chance: float) -> list[Row]:
+def autoencoder(real: Sight, round_trip: Sight, chance: float) -> list[Figure]:
     """Rung 1: the round trip keeps 95 % of what the judges see, above chance."""
 
     def share(after: float, before: float, floor: float) -> float:
         return (after - floor) / (before - floor) if before > floor else float("nan")
 
     made = [
-        Row("autoencoder_hit_kept", share(round_trip.hit, real.hit, chance), least=LEAST_KEPT),
-        Row("autoencoder_group_kept", share(round_trip.group, real.group, 0.0), least=LEAST_KEPT),
-        Row("autoencoder_auc_u_kept", share(round_trip.auc_u, real.auc_u, 0.5), least=LEAST_KEPT, note="above 0.5"),
+        Figure("autoencoder_hit_kept", share(round_trip.hit, real.hit, chance), least=LEAST_KEPT),
+        Figure("autoencoder_group_kept", share(round_trip.group, real.group, 0.0), least=LEAST_KEPT),
+        Figure("autoencoder_auc_u_kept", share(round_trip.auc_u, real.auc_u, 0.5), least=LEAST_KEPT, note="above 0.5"),
     ]
     if real.auc_second is not None and round_trip.auc_second is not None:
         kept_second = share(round_trip.auc_second, real.auc_second, 0.5)
-        made.append(Row("autoencoder_auc_second_kept", kept_second, least=LEAST_KEPT, note="above 0.5"))
+        made.append(Figure("autoencoder_auc_second_kept", kept_second, least=LEAST_KEPT, note="above 0.5"))
     return made
 
 
@@ -128,7 +131,7 @@ def base_rung(
     unseen: Gallery,
     titles: int,
     real_group: tuple[float, float],
-) -> list[Row]:
+) -> list[Figure]:
     """Rung 2: pictures of titles that the base was and was not trained on are of the right group.
 
     Args:
@@ -144,22 +147,22 @@ def base_rung(
         images = paint(prompts, list(range(len(prompts))), sampler)
         groups = panel.relevance.look(np.stack([np.asarray(small(image)) for image in images])).groups
         right = float((groups == gallery.topics[first]).mean())
-        made.append(Row(f"base_group_{name}", right, note=f"{len(some)} titles, real pictures {real:.3f}"))
-        made.append(Row(f"base_group_{name}_of_real", right / real if real else float("nan"), least=least))
+        made.append(Figure(f"base_group_{name}", right, note=f"{len(some)} titles, real pictures {real:.3f}"))
+        made.append(Figure(f"base_group_{name}_of_real", right / real if real else float("nan"), least=least))
     return made
 
 
-def warm_up(neutral: Measured, guided: Measured, chance: float) -> list[Row]:
+def warm_up(neutral: Measured, guided: Measured, chance: float) -> list[Figure]:
     """Rung 3: the unguided adapter's neutral covers hit as often as the base's own guided ones."""
     found = kept(neutral.hit, guided.hit, chance)
     return [
-        Row("warm_up_hit_guided", float(guided.hit.mean()), note="the base told the title, guided"),
-        Row("warm_up_hit_neutral", float(neutral.hit.mean()), note="the adapter, neutral"),
-        *rows("warm_up_hit_kept", found, least=LEAST_KEPT, note="above chance"),
+        Figure("warm_up_hit_guided", float(guided.hit.mean()), note="the base told the title, guided"),
+        Figure("warm_up_hit_neutral", float(neutral.hit.mean()), note="the adapter, neutral"),
+        *bounded("warm_up_hit_kept", found, least=LEAST_KEPT, note="above chance"),
     ]
 
 
-def line(number: int, name: str, made: Sequence[Row]) -> str:
+def line(number: int, name: str, made: Sequence[Figure]) -> str:
     """One row of the ladder."""
     missed = [row.name for row in made if row.reached is False]
     state = f"missed: {', '.join(missed)}" if missed else "reached"

@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import sys
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from icg.conditioning import Base
 from icg.evaluation import compare, ladder
@@ -24,15 +20,18 @@ from icg.evaluation.bench import Bench
 from icg.evaluation.cases import GIVEN, Given, seeds
 from icg.evaluation.contenders import Case, Contender, Drawn, neutral, user
 from icg.evaluation.contenders.prompted import painter
-from icg.evaluation.figures import Row
 from icg.evaluation.panel import Measured
+from icg.evaluation.report import Figure
+from icg.evaluation.report import report as report_figures
 from icg.evaluation.world import EvalConfig, World
 from icg.sampling import SamplerConfig
 from icg.tiny.files import write_whole
 from icg.tiny.pixels import save_sheet
 
-Rung = tuple[int, str, list[Row]]
+Rung = tuple[int, str, list[Figure]]
 """Number on the ladder, what it is about, its figures."""
+
+CODE = Path(__file__).resolve().parents[1]
 
 STAGES = (0, 1, 2, 3, 4, 5, 6)
 ALWAYS = ("neutral", compare.AGAIN, "icg", compare.OWN_AGAIN)
@@ -63,8 +62,8 @@ def first_rungs(
         seen = float((panel.relevance.look(some.pictures.pixels).groups == some.topics).mean())
         guided = dataclasses.replace(sampler or SamplerConfig(), branch=0.0, guidance=config.guidance)
         real_groups = (seen, real.group)
-        rows = ladder.base_rung(panel, painter(base), guided, train, panel.gallery, config.titles, real_groups)
-        rungs.append((2, "base", rows))
+        made = ladder.base_rung(panel, painter(base), guided, train, panel.gallery, config.titles, real_groups)
+        rungs.append((2, "base", made))
     return rungs
 
 
@@ -108,7 +107,7 @@ def _everybody(bench: Bench, folder: Path, given: Sequence[Given], contenders: C
     rungs: list[Rung] = []
     for one, measured in found.items():
         suffix = "" if one == "both" else f"_{one}"
-        rows = [
+        made = [
             *compare.a_a(measured, suffix),
             *compare.wins(measured, suffix=suffix),
             *compare.quality(measured, real, chance, suffix=suffix),
@@ -116,8 +115,8 @@ def _everybody(bench: Bench, folder: Path, given: Sequence[Given], contenders: C
         ]
         for name in measured:
             if name not in {*ALWAYS, compare.FULL}:
-                rows += compare.rival(name, measured, chance, suffix)
-        rungs.append((5, one, rows))
+                made += compare.rival(name, measured, chance, suffix)
+        rungs.append((5, one, made))
     if "both" in found and "wrong_reference" in found:
         rungs.append((5, "wrong ref.", compare.wrong_reference(found["both"], found["wrong_reference"])))
     return rungs
@@ -211,34 +210,26 @@ def sheet(bench: Bench, path: Path, titles: int = 12, people: int = 8) -> None:
 
 
 def report(rungs: Sequence[Rung], path: Path | None, facts: dict[str, str]) -> bool:
-    """Print the ladder, write the JSON of the other benches, and say whether all that is wanted was reached."""
-    console = Console()
-    console = console if console.is_terminal else Console(width=140)
-    every = [row for _, _, made in rungs for row in made]
-    marks = {None: "", True: "[green]reached", False: "[red]missed"}
-    table = Table(title="icg eval, simulated people", caption=", ".join(f"{k} {v}" for k, v in facts.items()))
-    for column in ("figure", "measured", "wanted", "", "how"):
-        table.add_column(column)
-    for row in every:
-        bounds = [f">= {row.least:g}"] if row.least is not None else []
-        bounds += [f"<= {row.most:g}"] if row.most is not None else []
-        table.add_row(row.name, f"{row.value:.4g}", ", ".join(bounds), marks[row.reached], escape(row.note))
-    console.print(table)
+    """Print figures and ladder, write the JSON of the other benches, and say whether all that is wanted was reached."""
+    good = report_figures("icg eval, simulated people", [one for _, _, made in rungs for one in made], path, facts)
     for number, name, made in rungs:
-        console.print(ladder.line(number, name, made), highlight=False)
-    if path is not None:
-        values = {row.name: row.value if np.isfinite(row.value) else None for row in every}
-        body = json.dumps({"figures": values, "machine": facts}, indent=2) + "\n"
-        write_whole(path, lambda partial: partial.write_text(body))
-    return all(row.reached is not False for row in every)
+        print(ladder.line(number, name, made))
+    return good
 
 
-def fingerprint(model: Path, rivals: dict[str, Path], config: EvalConfig, split: str, judges: Path) -> str:
-    """Of all that decides what was drawn and judged."""
-    folders = [model, *rivals.values(), judges / "relevance", judges / "second", Path(__file__).parent]
+def fingerprint(
+    model: Path, rivals: dict[str, Path], config: EvalConfig, split: str, judges: Path, code: Path = CODE
+) -> str:
+    """Of all that decides what was drawn and judged.
+
+    Args:
+        code: the library: sampling and adapter decide what is drawn as much as the contenders here do.
+    """
     digest = hashlib.sha256(f"{config} {split} {sorted(rivals)}".encode())
-    for folder in folders:
+    part = (".safetensors", "config.json", "sampler.json")
+    seen = dict.fromkeys([model, *rivals.values(), judges / "relevance", judges / "second"], part) | {code: (".py",)}
+    for folder, wanted in seen.items():
         for path in sorted(folder.rglob("*")):
-            if path.suffix in {".safetensors", ".py"} or path.name.endswith(("config.json", "sampler.json")):
+            if path.name.endswith(wanted):
                 digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()[:16]

@@ -13,7 +13,7 @@ import threading
 import time
 from pathlib import Path
 
-from bench.report import Figure, report, versions
+from icg.evaluation.report import Figure, report, versions
 from tests.faults import clock
 from tests.faults.checker import Evidence, check
 from tests.faults.run import Run, undisturbed

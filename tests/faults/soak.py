@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.report import Figure, report, versions
+from icg.evaluation.report import Figure, report, versions
 from tests.faults.run import ALL, Run
 from tests.faults.stage import Servers
 from tests.zygote import Zygote

@@ -8,6 +8,7 @@ from icg.evaluation.compare import wrong_reference
 from icg.evaluation.emoji import Gallery
 from icg.evaluation.panel import Measured
 from icg.evaluation.relevance import Titles, blurred, real_hits
+from icg.evaluation.report import Figure
 
 
 def table(mean: float, seed: int, people: int = 12, concepts: int = 30) -> np.ndarray:
@@ -74,10 +75,11 @@ def test_a_copy_of_its_reference_is_found_also_when_a_little_changed() -> None:
 
 
 def test_a_figure_that_is_not_finite_never_reaches() -> None:
-    assert figures.Row("x", float("nan"), least=0.0).reached is False
-    assert figures.Row("x", 0.5, least=0.4, most=0.6).reached is True
-    assert figures.Row("x", 0.7, most=0.6).reached is False
-    assert figures.Row("x", 0.7).reached is None
+    assert Figure("x", float("nan"), least=0.0).reached is False
+    assert Figure("x", 0.5, least=0.4, most=0.6).reached is True
+    assert Figure("x", 0.7, most=0.6).reached is False
+    assert Figure("x", 0.7).reached is None
+    assert Figure("x", 0.5, least=0.4, most=0.6).wanted == ">= 0.4, <= 0.6"
 
 
 def test_a_wrong_reference_must_lower_relevance() -> None:

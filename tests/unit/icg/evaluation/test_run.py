@@ -16,7 +16,7 @@ from icg.evaluation.cli import add_to
 from icg.evaluation.contenders import neutral, user
 from icg.evaluation.contenders.prompted import Vocabulary, said
 from icg.evaluation.emoji import Gallery
-from icg.evaluation.figures import Row
+from icg.evaluation.report import Figure
 from icg.evaluation.world import EvalConfig
 from icg.tiny.captions import WORDS
 
@@ -98,12 +98,13 @@ def test_covers_are_as_personal_as_asked(bench: Bench, tiny_model: Path) -> None
 
 def test_the_report_is_what_the_other_benches_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rungs = [
-        (0, "judges", [Row("hit", 0.9, least=0.5), Row("nothing", float("nan"))]),
-        (1, "x", [Row("y", 1.0, most=0.5)]),
+        (0, "judges", [Figure("hit", 0.9, least=0.5), Figure("nothing", float("nan"))]),
+        (1, "x", [Figure("y", 1.0, most=0.5)]),
     ]
     assert not run.report(rungs, tmp_path / "out.json", {"split": "val"})
     told = json.loads((tmp_path / "out.json").read_text())
-    assert told == {"figures": {"hit": 0.9, "nothing": None, "y": 1.0}, "machine": {"split": "val"}}
+    assert told["figures"] == {"hit": 0.9, "nothing": None, "y": 1.0}
+    assert told["machine"]["split"] == "val"
     printed = capsys.readouterr().out
     assert "rung 0 judges       reached" in printed
     assert "missed: y" in printed
@@ -129,13 +130,23 @@ def test_words_are_those_that_appeal_and_do_not_contradict(train: Gallery) -> No
     assert said(appeal) == ["dark", "flat", "solid"]
 
 
-def test_a_model_that_is_not_there_is_one_line(tmp_path: Path) -> None:
-    first = run.fingerprint(tmp_path, {}, EvalConfig(), "val", tmp_path)
-    (tmp_path / "config.json").write_text("{}")
-    assert run.fingerprint(tmp_path, {}, EvalConfig(), "val", tmp_path) != first
-    assert run.fingerprint(tmp_path, {}, EvalConfig(), "test", tmp_path) != run.fingerprint(
-        tmp_path, {}, EvalConfig(), "val", tmp_path
-    )
+def test_what_was_judged_is_kept_until_anything_that_decided_it_changes(tmp_path: Path) -> None:
+    model, judges, code = (tmp_path / name for name in ("model", "judges", "code"))
+    deciding = (model / "adapter" / "sampler.json", judges / "second" / "a.safetensors", code / "adapter.py")
+    for path in deciding:
+        path.parent.mkdir(parents=True)
+        path.write_text("1")
+
+    def seen(split: str = "val") -> str:
+        return run.fingerprint(model, {}, EvalConfig(), split, judges, code)
+
+    before = [seen()]
+    assert seen() == before[0]
+    assert seen("test") != before[0]
+    for path in deciding:
+        path.write_text("2")
+        before.append(seen())
+    assert len({*before}) == 4
 
 
 @pytest.mark.parametrize(

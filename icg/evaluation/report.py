@@ -1,8 +1,4 @@
-"""What every bench shares: a table for people, and with `--json FILE` the same figures for machines.
-
-A bench is run as `python bench/NAME.py` or `python -m bench.NAME`; for the first it begins with
-`sys.path.insert(0, str(Path(__file__).resolve().parents[1]))`.
-"""
+"""How `icg eval` and every bench report: a table for people, and with `--json FILE` the same figures for machines."""
 
 from __future__ import annotations
 
@@ -20,6 +16,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from icg.tiny.files import write_whole
+
 
 @dataclass(frozen=True, slots=True)
 class Figure:
@@ -33,9 +31,8 @@ class Figure:
 
     @property
     def wanted(self) -> str:
-        if self.least is not None:
-            return f">= {self.least:g}"
-        return "" if self.most is None else f"<= {self.most:g}"
+        bounds = [f">= {self.least:g}"] if self.least is not None else []
+        return ", ".join(bounds + ([f"<= {self.most:g}"] if self.most is not None else []))
 
     @property
     def reached(self) -> bool | None:
@@ -94,8 +91,8 @@ def report(
     (console if console.is_terminal else Console(width=160)).print(table)
     if path is not None:
         body = {"figures": {f.name: f.value if math.isfinite(f.value) else None for f in figures}, "machine": facts}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(body, indent=2) + "\n")
+        text = json.dumps(body, indent=2) + "\n"
+        write_whole(path, lambda partial: partial.write_text(text))
     return all(figure.reached is not False for figure in figures)
 
 
