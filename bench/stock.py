@@ -12,6 +12,7 @@ from PIL import Image
 from icg.evaluation.contenders import Case, Drawn, Reader
 from icg.evaluation.contenders.base import clock
 from icg.generator import CoverGenerator
+from icg.sampling import get_scheduler
 from icg.slots import chunks
 
 LONGEST = 128
@@ -21,7 +22,7 @@ LONGEST = 128
 class Stock:
     """Covers of the adapter's conditioning, drawn by the pipeline's own `__call__`, `batch` covers a call.
 
-    An item is read once and its conditioning made in one go, as in ICG.
+    An item is read once and its conditioning made in one go, as in ICG; the scheduler is ICG's, too.
     """
 
     def __init__(self, generator: CoverGenerator, steps: int, guidance: float, batch: int) -> None:
@@ -44,6 +45,14 @@ class Stock:
 
     @torch.inference_mode()
     def draw(self, items: Sequence[Case], users: Sequence[Reader], seeds: Sequence[int]) -> Drawn:
+        base, sampler = self.generator.base, self.generator.sampler
+        own, base.pipeline.scheduler = base.pipeline.scheduler, get_scheduler(base, sampler.scheduler)
+        try:
+            return self._draw(items, users, seeds)
+        finally:
+            base.pipeline.scheduler = own
+
+    def _draw(self, items: Sequence[Case], users: Sequence[Reader], seeds: Sequence[int]) -> Drawn:
         base, sampler = self.generator.base, self.generator.sampler
         vectors = torch.stack([torch.from_numpy(reader.vector) for reader in users]).to(base.device)
         calls = 0

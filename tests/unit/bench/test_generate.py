@@ -80,3 +80,34 @@ def test_untrained_weights_have_no_quality(own: CoverGenerator, tmp_path: Path) 
     figures = generate.void("speedup_vs_batch", "nothing yet")
     assert not generate.report("x", figures, tmp_path / "out.json")
     assert json.loads((tmp_path / "out.json").read_text())["figures"] == {"speedup_vs_batch": None}
+
+
+def test_the_cheapest_setting_that_is_as_good_and_the_best_one() -> None:
+    def setting(name: str, rate: float, utility: float, hit: float) -> generate.Tried:
+        return generate.Tried(name, lambda: pytest.fail("nobody draws"), rate, utility, hit)
+
+    blurred, short, long = (
+        setting("blurred", 40, 0.5, 0.2),
+        setting("short", 20, 0.4, 0.28),
+        setting("long", 5, 0.3, 0.3),
+    )
+    every = [blurred, short, long]
+    assert generate.cheapest(every, 0.2, 0.25) is short
+    assert generate.cheapest(every, 0.4, 0.2) is blurred
+    assert generate.cheapest(every, 0.5, 0.3) is None
+    assert generate.best(every) is short
+    assert generate.best([blurred]) is blurred
+
+
+def test_stock_is_drawn_by_icgs_scheduler_and_has_its_own_back(own: CoverGenerator) -> None:
+    work = generate.timed_only(own, items=1, segments=2)
+    before = own.base.pipeline.scheduler
+    other = CoverGenerator(
+        own.base, own.mllm, own.adapter, replace(own.sampler, scheduler="DPMSolverMultistepScheduler")
+    )
+    plain = Stock(own, 3, 1.0, 2).draw(work.items, work.people, work.seeds)
+    theirs = Stock(other, 3, 1.0, 2).draw(work.items, work.people, work.seeds)
+    ours = user(other).draw(work.items, work.people, work.seeds)
+    assert own.base.pipeline.scheduler is before
+    assert np.abs(np.asarray(ours.images[0][1], int) - np.asarray(theirs.images[0][1], int)).max() <= 2
+    assert np.abs(np.asarray(plain.images[0][1], int) - np.asarray(theirs.images[0][1], int)).max() > 2
