@@ -14,9 +14,6 @@ from icg.generator import CoverGenerator
 from icg.item import Item
 from icg.sampling import SamplerConfig, decode, draw_latents, get_scheduler
 
-# diffusers 0.39 still asks numpy for copies in the way of numpy 1.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers")
-
 SIZES = {"Lumina2": 32, "Sana": 32}  # pixels a side, 16 for the others
 
 every_family = pytest.mark.parametrize("family", [family.__name__ for family in FAMILIES])

@@ -7,9 +7,6 @@ import torch
 from icg.conditioning import Base, select
 from icg.sampling import SamplerConfig, decode, draw_latents, get_noise, get_scheduler, shared_steps
 
-# diffusers 0.39 still asks numpy for copies in the way of numpy 1.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers")
-
 SIZE = 16
 
 # One of each kind: single step, multistep with history, second order, with fresh noise at every step.
