@@ -274,7 +274,7 @@ def main() -> int:
     parser.add_argument("--items", type=int, default=12)
     parser.add_argument("--segments", type=int, default=8)
     parser.add_argument("--steps", type=int, help="ICG's; the model's own by default")
-    parser.add_argument("--branch", type=float, help="share of ICG's steps that segments have in common")
+    parser.add_argument("--branch", type=float, help="share of ICG's steps that segments have in common; 0.5 with --full")
     parser.add_argument("--stock-steps", type=int, nargs="+", default=[5, 8, 10, 12, 15, 20, 25])
     parser.add_argument("--guidance", type=float, default=3.0, help="of the guided stock settings")
     parser.add_argument("--batch", type=int, nargs="+", default=[8], help="slots of ICG and batches of stock")
@@ -303,7 +303,7 @@ def measure(given: argparse.Namespace, device: str) -> int:
     asked = {"steps": given.steps, "branch": given.branch, "dtype": dtype, "slots": given.batch[0]}
     if given.full:
         full = shrunk(FULL[given.full]) if given.shrink else FULL[given.full]
-        decided = {name: value for name, value in asked.items() if value is not None}
+        decided = {"branch": 0.5} | {name: value for name, value in asked.items() if value is not None}
         sampler = SamplerConfig(**decided, width=full.pixels, height=full.pixels)
         with quietly():
             generator = build(full, given.mllm, device, sampler)

@@ -34,7 +34,7 @@ class SamplerConfig:
     """All that decides how covers are drawn beside model and inputs."""
 
     steps: int = 20
-    branch: float = 0.5  # share of the steps that an item's covers have in common
+    branch: float = 0.0  # share of the steps that an item's covers have in common
     guidance: float = 1.0  # 1: one unguided call a step
     guided: float = 1.0  # share of the steps, the first ones, that guidance above 1 is spent on
     personalization: float = 1.0  # 0: neutral for everybody

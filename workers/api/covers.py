@@ -26,7 +26,7 @@ SHORT = "private, max-age=5"
 
 _ID: TypeAdapter[str] = TypeAdapter(Id)
 
-ItemId = Annotated[Id, Path(description="The platform's own id of the item.", examples=["lantern-at-night"])]
+ItemId = Annotated[Id, Path(description="The platform's own id of the item.", examples=["lantern"])]
 UserId = Annotated[
     Id | None, Query(description="Who will see it. Unknown people get the neutral cover.", examples=["reader-0017"])
 ]

@@ -14,10 +14,10 @@ COVER = "5f0c8a1d3b7e49260d4f9c1e8ab27356f1e0d9c8b7a695847362514039281706"
 MOST_ITEMS = 200
 
 _ANSWER: dict[str, Any] = {
-    "item_id": "lantern-at-night",
+    "item_id": "lantern",
     "item_version": 3,
     "cover_id": COVER,
-    "image": f"https://covers.example/icg/covers/lantern-at-night/{COVER}.webp?X-Amz-Algorithm=AWS4-HMAC-SHA256&…",
+    "image": f"https://covers.example/icg/covers/lantern/{COVER}.webp?X-Amz-Algorithm=AWS4-HMAC-SHA256&…",
     "image_valid_until": "2026-11-21T10:15:00Z",
     "width": 64,
     "height": 64,
@@ -86,7 +86,7 @@ class BatchRequest(BaseModel):
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
-        json_schema_extra={"examples": [{"user_id": "user-17", "item_ids": ["lantern-at-night", "the-red-kite"]}]},
+        json_schema_extra={"examples": [{"user_id": "user-17", "item_ids": ["lantern", "the-red-kite"]}]},
     )
 
     user_id: Id | None = None
