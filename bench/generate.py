@@ -274,7 +274,9 @@ def main() -> int:
     parser.add_argument("--items", type=int, default=12)
     parser.add_argument("--segments", type=int, default=8)
     parser.add_argument("--steps", type=int, help="ICG's; the model's own by default")
-    parser.add_argument("--branch", type=float, help="share of ICG's steps that segments have in common; 0.5 with --full")
+    parser.add_argument(
+        "--branch", type=float, help="share of ICG's steps that segments have in common; 0.5 with --full"
+    )
     parser.add_argument("--stock-steps", type=int, nargs="+", default=[5, 8, 10, 12, 15, 20, 25])
     parser.add_argument("--guidance", type=float, default=3.0, help="of the guided stock settings")
     parser.add_argument("--batch", type=int, nargs="+", default=[8], help="slots of ICG and batches of stock")
