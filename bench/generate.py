@@ -287,6 +287,12 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--judges", type=Path, default=CACHE)
     given = parser.parse_args()
+    for file in filter(None, (given.json, given.picture)):
+        if file.is_dir():
+            parser.error(f"{file} is a directory, a file is wanted")
+    for name in ("items", "segments", "threads"):
+        if getattr(given, name) < 1:
+            parser.error(f"--{name} is {getattr(given, name)}, at least 1 is wanted")
     gpu = torch.cuda.is_available()
     if given.full and not gpu and not given.shrink:
         print("bench/generate.py: --full wants a GPU, and torch sees none here", file=sys.stderr)
@@ -295,7 +301,7 @@ def main() -> int:
     torch.manual_seed(0)
     try:
         return measure(given, "cuda" if gpu else "cpu")
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError) as error:
         print(f"bench/generate.py: {error}", file=sys.stderr)
         return 2
 

@@ -163,8 +163,11 @@ class Adapter(nn.Module):
             raise ValueError(f"users of shape {tuple(users.shape)} where {(rows, config.dimension)} is wanted")
         # A unit vector gets entries of size about 1; a long one is bounded (√2), so that no user leaves what was
         # trained; a short one stays short: little is known, little changes.
+        # The square of a very long one is infinite: it is divided by its largest entry first.
+        longest = users.abs().amax(-1, keepdim=True).clamp_min(1)
+        users = users / longest
         squared = users.square().sum(-1, keepdim=True)
-        users = users * torch.sqrt(2 * config.dimension / (1 + squared))
+        users = users * torch.sqrt(2 * config.dimension / (longest**-2 + squared))
         if present is not None:
             users = users * present[:, None]
         tokens: Tensor = self.user_in(users).unflatten(-1, (config.user_tokens, config.width))

@@ -6,6 +6,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Self
 
@@ -20,7 +21,7 @@ from icg.conditioning import Base, Conditioning, load_base
 from icg.exceptions import BadWeights
 from icg.item import Item
 from icg.mllm import MLLM, letterbox
-from icg.sampling import SamplerConfig, decode, draw_latents
+from icg.sampling import SamplerConfig, decode, draw_latents, get_scheduler, is_number
 from icg.slots import in_slots
 from icg.tuned import save_tuned, tuned
 
@@ -57,7 +58,7 @@ class CoverGenerator:
         self.base = base
         self.mllm = mllm
         self.sampler = sampler or SamplerConfig()
-        base.latent_shape(self.sampler.width, self.sampler.height)
+        self._check(self.sampler)
         self.adapter = self._fitting(adapter)
         self._read: OrderedDict[str, Tensor] = OrderedDict()
 
@@ -107,6 +108,8 @@ class CoverGenerator:
         Args:
             sampler: how it wants to be drawn; None: as before. Not another dtype.
         """
+        if sampler is not None:
+            self._check(sampler)
         self.adapter = self._fitting(Adapter.from_pretrained(directory))
         self.sampler = sampler or self.sampler
         self._read.clear()
@@ -117,6 +120,11 @@ class CoverGenerator:
         self.mllm.save_pretrained(folder / "mllm")
         self.adapter.save_pretrained(folder / "adapter")
         save_tuned(folder / "adapter", self.sampler)
+
+    def _check(self, sampler: SamplerConfig) -> None:
+        """ValueError at once for a size, a scheduler or a number of steps that the base does not have."""
+        shape = self.base.latent_shape(sampler.width, sampler.height)
+        self.base.set_timesteps(get_scheduler(self.base, sampler.scheduler), sampler.steps, shape)
 
     def _fitting(self, adapter: Adapter) -> Adapter:
         config = adapter.config
@@ -173,8 +181,8 @@ class CoverGenerator:
         if not len(context) == len(vectors) == len(seeds):
             raise ValueError(f"{len(context)} items, {len(vectors)} lists of vectors and {len(seeds)} seeds")
         for seed in seeds:
-            if not 0 <= seed < 2**63:
-                raise ValueError(f"seed {seed} is not in [0, 2**63)")
+            if not is_number(seed, Integral) or not 0 <= seed < 2**63:
+                raise ValueError(f"seed {seed!r} is no whole number in [0, 2**63)")
         asked = [(item, vector) for item, row in enumerate(vectors) for vector in row]
         if not asked:
             return [[] for _ in vectors]
@@ -183,7 +191,7 @@ class CoverGenerator:
         present = torch.tensor([vector is not None for _, vector in asked])
         neutral = self._condition(context.features)
         personal = self._condition(context.features[owners], torch.from_numpy(users), present)
-        latents = draw_latents(self.base, neutral, personal, owners, seeds, self.sampler)
+        latents = draw_latents(self.base, neutral, personal, owners, [int(seed) for seed in seeds], self.sampler)
         pictures = iter(decode(self.base, latents, self.sampler).numpy())
         return [[Image.fromarray(next(pictures)) for _ in row] for row in vectors]
 

@@ -1,12 +1,21 @@
-"""Loading without noise: no progress bars on a worker's log, no warning for classes that were meant."""
+"""Loading without noise, and with one kind of error.
+
+No progress bars on a worker's log, no warning for classes that were meant; and whatever diffusers, transformers and
+safetensors raise at files that are missing, cut off or of something else is `BadWeights`.
+"""
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from diffusers.utils import logging as diffusers_logging
+from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
+
+from icg.exceptions import BadWeights, Unsupported
 
 
 @contextmanager
@@ -24,3 +33,22 @@ def quietly() -> Iterator[None]:
             library.set_verbosity(verbosity)
             if bar:
                 library.enable_progress_bar()
+
+
+@contextmanager
+def loading(part: str, directory: str | Path) -> Iterator[None]:
+    """
+    Raises:
+        BadWeights: naming the part, its folder and what was wrong.
+        OSError: the disk's own trouble, which says nothing of the weights.
+    """
+    try:
+        with quietly():
+            yield
+    except (BadWeights, Unsupported):
+        raise
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT, errno.EISDIR, errno.ENOTDIR):
+            raise
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise BadWeights(f"the {part} at {directory} cannot be loaded: {said[:300]}") from error

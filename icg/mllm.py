@@ -21,7 +21,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, BertModel, 
 
 from icg.exceptions import BadWeights, Unsupported
 from icg.item import Item
-from icg.loading import quietly
+from icg.loading import loading
 
 SIDE = 448
 """Reference images are letterboxed on a white square of so many pixels: one number of image tokens for every item.
@@ -59,8 +59,13 @@ class MLLM:
 
     @classmethod
     def from_pretrained(cls, directory: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Self:
-        """Load from a folder in `save_pretrained` layout; never from a hub, never a pickle."""
-        with quietly():
+        """Load from a folder in `save_pretrained` layout; never from a hub, never a pickle.
+
+        Raises:
+            BadWeights: what is there cannot be loaded.
+            Unsupported: it wants a package that is not here.
+        """
+        with loading("mllm", directory):
             model: Any = AutoModelForImageTextToText.from_pretrained(
                 directory, local_files_only=True, use_safetensors=True, dtype=dtype
             )

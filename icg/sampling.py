@@ -17,6 +17,7 @@ import copy
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, Literal
 
 import diffusers
@@ -27,6 +28,21 @@ from icg.conditioning.base import Base, Conditioning, select
 from icg.slots import chunks, in_slots
 
 Predict = Callable[[Tensor, Tensor], Tensor]
+
+
+DISTILLED = ("LCMScheduler", "TCDScheduler")
+
+BOUNDS: dict[str, tuple[type, float, float]] = {
+    "steps": (Integral, 1, 1000),
+    "branch": (Real, 0, 1),
+    "guidance": (Real, 1, 100),
+    "guided": (Real, 0, 1),
+    "personalization": (Real, 0, 10),
+    "slots": (Integral, 1, 4096),
+    "width": (Integral, 1, 16384),
+    "height": (Integral, 1, 16384),
+}
+"""What a sampler's numbers may be, both ends included. Far beyond what is of use, so that a slip is caught, no more."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +61,17 @@ class SamplerConfig:
     height: int = 64
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("slots", 1), ("guidance", 1.0), ("personalization", 0.0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}, at least {least} is wanted")
-        for name in ("branch", "guided"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, a share in [0, 1] is wanted")
-        if self.dtype not in {"float32", "bfloat16", "float16"}:
+        for name, (kind, least, most) in BOUNDS.items():
+            value: Any = getattr(self, name)
+            if not is_number(value, kind) or not least <= value <= most:  # put so that NaN is refused
+                number = "whole number" if kind is Integral else "number"
+                raise ValueError(f"{name} is {value!r}, a {number} from {least:g} to {most:g} is wanted")
+        if self.dtype not in ("float32", "bfloat16", "float16"):
             raise ValueError(f"dtype is {self.dtype!r}, one of float32, bfloat16, float16 is wanted")
+        if self.scheduler is not None:
+            named = getattr(diffusers, self.scheduler, None) if isinstance(self.scheduler, str) else None
+            if "set_timesteps" not in dir(named):
+                raise ValueError(f"scheduler is {self.scheduler!r}, a class of diffusers' schedulers is wanted")
 
     @property
     def shared_slots(self) -> int:
@@ -77,13 +96,34 @@ class Rows:
     history: dict[tuple[str, int | None], Tensor]  # (attribute, index in a list or None) -> [n, C, h, w]
 
 
+def is_number(value: Any, kind: type) -> bool:
+    """Whether it is an `Integral` or a `Real`, of numpy's too, and no bool, which Python takes for an int."""
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
 def get_scheduler(base: Base, name: str | None) -> Any:
-    """A fresh scheduler of the base's own class, or of another diffusers class with the base's settings."""
+    """A fresh scheduler of the base's own class, or of another diffusers class with the base's settings.
+
+    Raises:
+        ValueError: it cannot drive what this base was trained for.
+    """
     own = base.pipeline.scheduler
     kind: Any = type(own) if name is None else getattr(diffusers, name, None)
-    if "set_timesteps" not in dir(kind):
-        raise ValueError(f"{name!r} is no scheduler of diffusers")
+    if kind is not type(own) and not _can_stand_in(kind, own):
+        raise ValueError(f"{name} cannot stand in for this base's {type(own).__name__}")
     return kind.from_config(own.config)
+
+
+def _can_stand_in(kind: Any, own: Any) -> bool:
+    """Whether either names the other as compatible. Those that go backwards or want another scale of the latents than
+    the base was trained at (EDM) do so, too, and would draw, but no pictures; those for distilled bases do not."""
+    one, other = kind.__name__, type(own).__name__
+    if "Inverse" in one or one.startswith("EDM") != other.startswith("EDM"):
+        return False
+    if one.startswith("FlowMatch") and other.startswith("FlowMatch"):
+        return True
+    named = getattr(own, "_compatibles", [])
+    return one in named or other in getattr(kind, "_compatibles", []) or (bool(named) and one in DISTILLED)
 
 
 def get_noise(shape: tuple[int, ...], seed: int) -> tuple[Tensor, torch.Generator]:

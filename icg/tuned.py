@@ -30,13 +30,13 @@ def tuned(adapter: Path, **given: Any) -> SamplerConfig:
     """
     path = Path(adapter) / FILE
     told: Any = {}
-    if path.exists():
+    if path.exists() or path.is_symlink():
         try:
             told = json.loads(path.read_text())
             if not isinstance(told, dict) or told.keys() - {*TUNED}:
                 raise ValueError(f"other fields than {', '.join(TUNED)}")
             replace(SamplerConfig(), **told)
-        except (ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise BadWeights(f"the adapter's {FILE} is wrong: {error}") from None
     return replace(SamplerConfig(), **told | {name: value for name, value in given.items() if value is not None})
 

@@ -96,7 +96,9 @@ def other_segment(segments: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
     for one in segments:
         others = np.flatnonzero(segments != one)
         if not len(others):
-            raise ValueError(f"all {len(segments)} people are of one segment: there is nobody to mismatch them with")
+            raise ValueError(
+                f"all {len(segments)} people are of one segment, nobody can be mismatched with them: ask for more"
+            )
         found.append(int(rng.choice(others)))
     return np.array(found, np.int64)
 

@@ -45,7 +45,7 @@ def evaluate(
     ] = None,
     contenders: Annotated[str, typer.Option(help="Rung 5 with these alone, by comma, and neutral and icg.")] = "",
     liked_sft: Annotated[Path | None, typer.Option(help="Adapter folder of that contender; rung 4.")] = None,
-    sheet: Annotated[Path | None, typer.Option(help="PNG: 12 titles, neutral and 8 people.")] = None,
+    sheet: Annotated[Path | None, typer.Option(callback=_writable, help="PNG: 12 titles, 9 covers each.")] = None,
     split: Annotated[str, typer.Option(help="val, or test for reporting.")] = "val",
     why: Annotated[str, typer.Option(help="Reason of a look at the test split, for its log.")] = "",
     seed: Annotated[int, typer.Option(min=0, help="Of noise and references.")] = 0,
@@ -117,7 +117,7 @@ def branch(
         Path, typer.Argument(help="Folder of base, mllm, adapter, rewards, space and preference.")
     ] = MODEL,
     json_file: JsonFile = None,
-    picture: Annotated[Path | None, typer.Option(help="And as SVG there.")] = None,
+    picture: Annotated[Path | None, typer.Option(callback=_writable, help="And as SVG there.")] = None,
     write: Annotated[bool, typer.Option(help="Put the chosen point into the model's adapter/sampler.json.")] = False,
     at: Annotated[list[float] | None, typer.Option(min=0, max=1, help="Points to try; 0.1 to 0.9 by default.")] = None,
     people: Annotated[int | None, typer.Option(min=2, help="Held-out people.")] = None,

@@ -24,6 +24,7 @@ from torch.nn import functional
 from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection
 
 from icg.exceptions import BadWeights
+from icg.loading import loading
 from icg.rewards.vision import Preprocessing
 
 CONFIG = "config.json"
@@ -55,9 +56,11 @@ class Aesthetic(nn.Module):
             BadWeights: the head cannot be read or does not fit the encoder.
         """
         folder = Path(directory)
-        encoder = CLIPVisionModelWithProjection.from_pretrained(
-            folder / "encoder", local_files_only=True, use_safetensors=True
-        )
+        with loading("aesthetic reward", folder):
+            encoder = CLIPVisionModelWithProjection.from_pretrained(
+                folder / "encoder", local_files_only=True, use_safetensors=True
+            )
+            preprocessing = Preprocessing.from_pretrained(folder / "encoder")
         try:
             head = read_head(load_file(folder / HEAD))
         except (OSError, SafetensorError) as error:
@@ -66,7 +69,7 @@ class Aesthetic(nn.Module):
         if isinstance(first, nn.Linear) and first.in_features != encoder.config.projection_dim:
             widths = f"{first.in_features} features, its encoder gives {encoder.config.projection_dim}"
             raise BadWeights(f"the aesthetic head takes {widths}")
-        return cls(encoder, Preprocessing.from_pretrained(folder / "encoder"), head).eval().requires_grad_(False)
+        return cls(encoder, preprocessing, head).eval().requires_grad_(False)
 
     def save_pretrained(self, directory: str | Path, processor_from: str | Path) -> None:
         folder = Path(directory)

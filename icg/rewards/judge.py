@@ -12,7 +12,6 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from icg.exceptions import BadWeights
-from icg.loading import quietly
 from icg.preference import Head
 from icg.rewards.aesthetic import Aesthetic
 from icg.rewards.preference import CoverEncoder
@@ -37,10 +36,9 @@ class Judge:
     def from_parts(cls, rewards: Path, space: Path, preference: Path, *, device: str = "cpu") -> Self:
         """Load from `rewards/relevance`, `rewards/aesthetic` (may be absent), the space and the preference head."""
         folder = Path(rewards)
-        with quietly():
-            aesthetic = Aesthetic.from_pretrained(folder / "aesthetic") if (folder / "aesthetic").is_dir() else None
-            relevance = Relevance.from_pretrained(folder / "relevance")
-            judge = cls(aesthetic, relevance, CoverEncoder.from_pretrained(space), Head.load(preference))
+        aesthetic = Aesthetic.from_pretrained(folder / "aesthetic") if (folder / "aesthetic").is_dir() else None
+        relevance = Relevance.from_pretrained(folder / "relevance")
+        judge = cls(aesthetic, relevance, CoverEncoder.from_pretrained(space), Head.load(preference))
         for model in (judge.aesthetic, judge.relevance, judge.encoder):
             if model is not None:
                 model.to(device)

@@ -11,6 +11,7 @@ from torch.nn import functional
 from transformers import CLIPVisionModelWithProjection
 
 from icg.exceptions import BadWeights
+from icg.loading import loading
 from icg.preference import Head
 from icg.rewards.vision import Preprocessing
 
@@ -25,8 +26,12 @@ class CoverEncoder(nn.Module):
 
     @classmethod
     def from_pretrained(cls, directory: str | Path) -> Self:
-        encoder = CLIPVisionModelWithProjection.from_pretrained(directory, local_files_only=True, use_safetensors=True)
-        return cls(encoder, Preprocessing.from_pretrained(directory)).eval().requires_grad_(False)
+        with loading("space", directory):
+            encoder = CLIPVisionModelWithProjection.from_pretrained(
+                directory, local_files_only=True, use_safetensors=True
+            )
+            preprocessing = Preprocessing.from_pretrained(directory)
+        return cls(encoder, preprocessing).eval().requires_grad_(False)
 
     @property
     def dimension(self) -> int:

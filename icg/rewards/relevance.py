@@ -16,6 +16,7 @@ from torch.nn import functional
 from transformers import AutoModel, AutoTokenizer, CLIPModel, VisionTextDualEncoderModel
 
 from icg.exceptions import Unsupported
+from icg.loading import loading
 from icg.rewards.vision import Preprocessing
 
 
@@ -32,9 +33,11 @@ class Relevance(nn.Module):
 
     @classmethod
     def from_pretrained(cls, directory: str | Path) -> Self:
-        model = AutoModel.from_pretrained(directory, local_files_only=True, use_safetensors=True)
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-        return cls(model, tokenizer, Preprocessing.from_pretrained(directory)).eval().requires_grad_(False)
+        with loading("relevance reward", directory):
+            model = AutoModel.from_pretrained(directory, local_files_only=True, use_safetensors=True)
+            tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+            preprocessing = Preprocessing.from_pretrained(directory)
+        return cls(model, tokenizer, preprocessing).eval().requires_grad_(False)
 
     def titles(self, titles: Sequence[str]) -> Tensor:
         """Unit vectors [n, d], always padded to the tokenizer's full length."""

@@ -111,3 +111,20 @@ def test_stock_is_drawn_by_icgs_scheduler_and_has_its_own_back(own: CoverGenerat
     assert own.base.pipeline.scheduler is before
     assert np.abs(np.asarray(ours.images[0][1], int) - np.asarray(theirs.images[0][1], int)).max() <= 2
     assert np.abs(np.asarray(plain.images[0][1], int) - np.asarray(theirs.images[0][1], int)).max() > 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--model", "m", "--items", "0"], "--items is 0, at least 1 is wanted"),
+        (["--model", "m", "--threads", "0"], "--threads is 0, at least 1 is wanted"),
+        (["--model", "m", "--json", "."], ". is a directory, a file is wanted"),
+    ],
+)
+def test_wrong_arguments_are_said_before_anything_is_measured(
+    arguments: list[str], line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["bench/generate.py", *arguments])
+    with pytest.raises(SystemExit):
+        generate.main()
+    assert line in capsys.readouterr().err

@@ -168,3 +168,9 @@ def test_an_unknown_or_missing_config_is_refused(adapter, tmp_path):
     (tmp_path / "config.json").unlink()
     with pytest.raises(BadWeights, match=r"config\.json cannot be used"):
         Adapter.from_pretrained(tmp_path)
+
+
+def test_a_very_long_user_is_as_bounded_as_a_long_one(adapter, features, users):
+    long, longest = (adapter(features, users * length)[0] for length in (1e6, 1e30))
+    torch.testing.assert_close(longest, long)
+    assert not torch.equal(longest, adapter(features)[0])

@@ -1,3 +1,4 @@
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -79,7 +80,9 @@ def test_a_slice_of_a_context(generator, items, users):
         ([[np.zeros(7, np.float32)]], [1], r"item 0 has shape \(7,\), \(8,\) is wanted"),
         ([[np.full(8, np.nan, np.float32)]], [1], "item 0 holds NaN"),
         ([[None], [None]], [1], "1 items, 2 lists of vectors and 1 seeds"),
-        ([[None]], [-1], r"seed -1 is not in \[0, 2\*\*63\)"),
+        ([[None]], [-1], r"seed -1 is no whole number in \[0, 2\*\*63\)"),
+        ([[None]], [1.5], r"seed 1\.5 is no whole number"),
+        ([[None]], [True], r"seed True is no whole number"),
     ],
 )
 def test_wrong_arguments_are_named(generator, items, vectors, seeds, reason):
@@ -145,3 +148,54 @@ def test_half_precision_draws_too(generator, items, users, tmp_path):
     coarse = draw(half, items, [[None, users[0]]] * 3, [1, 2, 3])
     fine = draw(generator, items, [[None, users[0]]] * 3, [1, 2, 3])
     assert 0 < np.abs(np.array(coarse, float) - np.array(fine, float)).mean() < 8
+
+
+def test_a_seed_of_numpy_is_the_same_seed(generator, items, users):
+    plain, numpys = (draw(generator, items[:1], [[users[0]]], [seed])[0][0] for seed in (5, np.int64(5)))
+    assert np.array_equal(plain, numpys)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"), [({"scheduler": "EDMEulerScheduler"}, "cannot stand in"), ({"width": 17}, "multiples")]
+)
+def test_a_sampler_that_the_base_cannot_follow_is_refused_at_once(generator, changes, reason):
+    sampler = replace(generator.sampler, **changes)
+    with pytest.raises(ValueError, match=reason):
+        CoverGenerator(generator.base, generator.mllm, generator.adapter, sampler)
+
+
+@pytest.mark.parametrize(
+    ("path", "what"),
+    [
+        ("base/unet/diffusion_pytorch_model.safetensors", "the base at .* cannot be loaded"),
+        ("base/scheduler/scheduler_config.json", "the base at .* cannot be loaded"),
+        ("base/tokenizer/tokenizer.json", "the tokenizer of the base at .* knows no words"),
+        ("mllm/model.safetensors", "the mllm at .* cannot be loaded"),
+        ("mllm/config.json", "the mllm at .* cannot be loaded"),
+    ],
+)
+def test_what_is_missing_or_cut_off_is_named(tiny_model, tmp_path, path, what):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    whole = (folder / path).read_bytes()
+    (folder / path).unlink()
+    with pytest.raises(BadWeights, match=what):
+        CoverGenerator.from_pretrained(folder)
+    if "tokenizer" not in path:
+        (folder / path).write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(BadWeights, match=what):
+            CoverGenerator.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"title": 5}, "title is 5, a string is wanted"),
+        ({"title": "half \ud83d"}, "half of a surrogate pair"),
+        ({"image": "cat.png"}, r"image is 'cat\.png', a picture of Pillow is wanted"),
+        ({"title": "  "}, "an item needs a title, an image or both"),
+    ],
+)
+def test_what_is_no_item_is_refused(given, reason):
+    with pytest.raises(ValueError, match=reason):
+        Item(**given)

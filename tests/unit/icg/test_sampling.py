@@ -129,12 +129,27 @@ def test_decode_gives_bytes(base):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"steps": 0}, "steps is 0"),
+        ({"steps": 0}, "steps is 0, a whole number from 1 to 1000"),
+        ({"steps": 2.0}, "steps is 2.0, a whole number"),
+        ({"steps": True}, "steps is True, a whole number"),
+        ({"steps": "many"}, "steps is 'many', a whole number"),
+        ({"steps": float("nan")}, "steps is nan"),
         ({"slots": 0}, "slots is 0"),
-        ({"guidance": 0.5}, "guidance is 0.5"),
-        ({"personalization": -1.0}, "personalization is -1.0"),
+        ({"width": 0}, "width is 0"),
+        ({"height": "64"}, "height is '64'"),
+        ({"guidance": 0.5}, "guidance is 0.5, a number from 1 to 100"),
+        ({"guidance": float("nan")}, "guidance is nan"),
+        ({"guidance": 1e300}, "guidance is 1e[+]300"),
+        ({"personalization": -1.0}, "personalization is -1.0, a number from 0 to 10"),
+        ({"personalization": float("nan")}, "personalization is nan"),
+        ({"personalization": 1e30}, "personalization is 1e[+]30"),
         ({"branch": 1.5}, "branch is 1.5"),
+        ({"branch": None}, "branch is None"),
         ({"dtype": "int8"}, "dtype is 'int8'"),
+        ({"dtype": ["float32"]}, "dtype is"),
+        ({"scheduler": 5}, "scheduler is 5"),
+        ({"scheduler": "NoSuchScheduler"}, "scheduler is 'NoSuchScheduler'"),
+        ({"scheduler": "UNet2DConditionModel"}, "scheduler is 'UNet2DConditionModel'"),
     ],
 )
 def test_what_is_no_sampler_is_refused(changes, reason):
@@ -142,7 +157,20 @@ def test_what_is_no_sampler_is_refused(changes, reason):
         config(**changes)
 
 
-@pytest.mark.parametrize("name", ["NoSuchScheduler", "UNet2DConditionModel"])
-def test_what_is_no_scheduler_is_refused(base, name):
-    with pytest.raises(ValueError, match=f"'{name}' is no scheduler"):
+def test_numbers_of_numpy_are_numbers():
+    assert config(steps=np.int64(3), guidance=np.float32(2)).steps == 3
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "DDIMInverseScheduler",
+        "EDMEulerScheduler",
+        "FlowMatchEulerDiscreteScheduler",
+        "IPNDMScheduler",
+        "RePaintScheduler",
+    ],
+)
+def test_a_scheduler_that_would_draw_no_pictures_is_refused(base, name):
+    with pytest.raises(ValueError, match=f"{name} cannot stand in for this base's DDIMScheduler"):
         get_scheduler(base, name)

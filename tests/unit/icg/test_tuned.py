@@ -21,9 +21,34 @@ def test_an_adapter_says_how_it_is_drawn_and_what_is_given_decides(tmp_path):
     assert tuned(tmp_path, steps=None, branch=0.0, slots=4) == replace(own, branch=0.0, slots=4)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"slots": 4}', '{"steps": 0}', '{"steps": "many"}', '{"branch": 1.5}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        '{"slots": 4}',
+        '{"steps": 0}',
+        '{"steps": "many"}',
+        '{"branch": 1.5}',
+        '{"personalization": NaN}',
+        '{"scheduler": 5}',
+    ],
+)
 def test_a_wrong_file_is_refused(tmp_path, text):
     (tmp_path / "sampler.json").write_text(text)
+    with pytest.raises(BadWeights, match=r"the adapter's sampler\.json is wrong"):
+        tuned(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["folder", "dangling link", "deep"])
+def test_a_file_that_is_none_is_refused(tmp_path, kind):
+    path = tmp_path / "sampler.json"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "deep":
+        path.write_text("[" * 100_000)
+    else:
+        path.symlink_to(tmp_path / "gone")
     with pytest.raises(BadWeights, match=r"the adapter's sampler\.json is wrong"):
         tuned(tmp_path)
 

@@ -126,6 +126,8 @@ WRONG = [
     ("users erase ..", "no user id"),
     ("eval nosuch", "icg eval: nosuch has no base"),
     ("eval --json nosuch/numbers.json empty", "no file can be written"),
+    ("eval --sheet nosuch/sheet.png empty", "no file can be written"),
+    ("branch --picture nosuch/curve.svg empty", "no file can be written"),
     ("branch empty", "icg branch: empty has no base"),
 ]
 
