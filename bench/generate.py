@@ -177,7 +177,7 @@ def as_good(
             *void("speedup_vs_batch", why),
         ], curves
     kept = quality_kept(icg.utility, full.utility, plain.utility)
-    spread = f"{kept.low:.2f} to {kept.high:.2f}" if np.isfinite(kept.low) else "an interval that reaches no end"
+    spread = f"{kept.low:.2f} to {kept.high:.2f}" if np.isfinite(kept.low) else "no interval, the gain may be 0"
     made += [
         Figure("quality_kept", kept.value, WANTED["quality_kept"], note=f"{spread}, same seeds"),
         Figure("utility_icg", float(icg.utility.mean())),

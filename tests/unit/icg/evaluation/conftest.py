@@ -80,7 +80,7 @@ CONFIG = EvalConfig(
 @pytest.fixture
 def bench(generator: CoverGenerator, train: Gallery, unseen: Gallery) -> Bench:
     """A small real generator, drawn pictures and judges that know nothing."""
-    generator.sampler = replace(generator.sampler, steps=2)
+    generator.sampler = replace(generator.sampler, steps=2, branch=0.5)
     made = study(train, CONFIG.study)
     torch.manual_seed(0)
     relevance = RelevanceJudge(
