@@ -153,7 +153,7 @@ def as_good(
     """
     assert work.judge is not None
     plain, icg = work.judge(neutral(fresh(own))), work.judge(user(fresh(own)))
-    full = work.judge(user(fresh(own, branch=0.0)))
+    full = work.judge(user(fresh(own, branch=0.0))) if own.sampler.branch else icg
     gain, hit = over_pairs(full.utility - plain.utility), over_pairs(full.hit.astype(float))
     curves = {
         f"stock diffusers, guidance {g:g}": [
@@ -177,9 +177,9 @@ def as_good(
             *void("speedup_vs_batch", why),
         ], curves
     kept = quality_kept(icg.utility, full.utility, plain.utility)
-    spread = f"{kept.low:.2f} to {kept.high:.2f}" if np.isfinite(kept.low) else "no interval, the gain may be 0"
+    shares = f"{kept.low:.2f} to {kept.high:.2f}, same seeds" if full is not icg else "nothing is shared"
     made += [
-        Figure("quality_kept", kept.value, WANTED["quality_kept"], note=f"{spread}, same seeds"),
+        Figure("quality_kept", kept.value, WANTED["quality_kept"], note=shares),
         Figure("utility_icg", float(icg.utility.mean())),
         Figure("hit_icg", float(icg.hit.mean())),
     ]

@@ -69,9 +69,7 @@ class SamplerConfig:
         if self.dtype not in ("float32", "bfloat16", "float16"):
             raise ValueError(f"dtype is {self.dtype!r}, one of float32, bfloat16, float16 is wanted")
         if self.scheduler is not None:
-            named = getattr(diffusers, self.scheduler, None) if isinstance(self.scheduler, str) else None
-            if "set_timesteps" not in dir(named):
-                raise ValueError(f"scheduler is {self.scheduler!r}, a class of diffusers' schedulers is wanted")
+            scheduler_class(self.scheduler)
 
     @property
     def shared_slots(self) -> int:
@@ -101,22 +99,33 @@ def is_number(value: Any, kind: type) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool)
 
 
+def scheduler_class(name: Any) -> Any:
+    """A class of diffusers' schedulers; ValueError for any other name."""
+    found = getattr(diffusers, name, None) if isinstance(name, str) else None
+    if "set_timesteps" not in dir(found):
+        raise ValueError(f"{name!r} is no scheduler of diffusers")
+    return found
+
+
 def get_scheduler(base: Base, name: str | None) -> Any:
     """A fresh scheduler of the base's own class, or of another diffusers class with the base's settings.
 
     Raises:
-        ValueError: it cannot drive what this base was trained for.
+        ValueError: there is none of that name, or it cannot drive what this base was trained for.
     """
     own = base.pipeline.scheduler
-    kind: Any = type(own) if name is None else getattr(diffusers, name, None)
+    kind = type(own) if name is None else scheduler_class(name)
     if kind is not type(own) and not _can_stand_in(kind, own):
         raise ValueError(f"{name} cannot stand in for this base's {type(own).__name__}")
     return kind.from_config(own.config)
 
 
 def _can_stand_in(kind: Any, own: Any) -> bool:
-    """Whether either names the other as compatible. Those that go backwards or want another scale of the latents than
-    the base was trained at (EDM) do so, too, and would draw, but no pictures; those for distilled bases do not."""
+    """Whether either names the other as compatible.
+
+    Two exceptions: those that go backwards, or want the latents at another scale than the base was trained at (EDM),
+    are named, too, and would draw what is no picture; those for distilled bases are not named, and draw.
+    """
     one, other = kind.__name__, type(own).__name__
     if "Inverse" in one or one.startswith("EDM") != other.startswith("EDM"):
         return False

@@ -8,6 +8,7 @@ are chosen on validation for one adapter; another adapter brings its own. What b
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,13 +31,13 @@ def tuned(adapter: Path, **given: Any) -> SamplerConfig:
     """
     path = Path(adapter) / FILE
     told: Any = {}
-    if path.exists() or path.is_symlink():
+    if os.path.lexists(path):  # a link that leads nowhere is wrong, not absent
         try:
             told = json.loads(path.read_text())
             if not isinstance(told, dict) or told.keys() - {*TUNED}:
                 raise ValueError(f"other fields than {', '.join(TUNED)}")
             replace(SamplerConfig(), **told)
-        except (OSError, ValueError, TypeError, RecursionError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise BadWeights(f"the adapter's {FILE} is wrong: {error}") from None
     return replace(SamplerConfig(), **told | {name: value for name, value in given.items() if value is not None})
 

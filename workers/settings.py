@@ -75,16 +75,18 @@ class Covers(Section):
     device: str = "cpu"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     threads: int = Field(2, ge=0, description="torch threads, which decide a cover's last bits; 0: torch's own choice.")
-    steps: int | None = Field(None, ge=1, description="None, as for the next four: what the adapter was tuned for.")
+    steps: int | None = Field(
+        None, ge=1, le=1000, description="None, as for the next four: what the adapter was tuned for."
+    )
     branch: float | None = Field(None, ge=0, le=1, description="Share of the steps that an item's segments share.")
-    guidance: float | None = Field(None, ge=1)
+    guidance: float | None = Field(None, ge=1, le=100)
     guided: float | None = Field(None, ge=0, le=1, description="Share of the steps, the first, that are guided.")
-    personalization: float | None = Field(None, ge=0, description="0: neutral, 1: as trained, more: bolder.")
-    slots: int = Field(8, ge=1, description="Padded size of every denoise and decode call.")
+    personalization: float | None = Field(None, ge=0, le=10, description="0: neutral, 1: as trained, more: bolder.")
+    slots: int = Field(8, ge=1, le=4096, description="Padded size of every denoise and decode call.")
     batch_items: int = Field(4, ge=1)
     batch_seconds: float = Field(0, ge=0, description="How long an idle generator waits for a batch to fill.")
-    width: int = Field(64, ge=8)
-    height: int = Field(64, ge=8)
+    width: int = Field(64, ge=8, le=16384)
+    height: int = Field(64, ge=8, le=16384)
     gate: float = Field(0.5, ge=0, le=1, description="Quality under which a cover is not published.")
     stuck_seconds: float = Field(900.0, gt=0, description="No progress for so long ends the process.")
     upload_threads: int = Field(16, ge=1)

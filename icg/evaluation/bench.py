@@ -112,8 +112,8 @@ class Bench:
                 "icg_segment": lambda: segment(own),
                 "random_embedding": lambda: random_embedding(own),
                 compare.OWN_AGAIN: lambda: user(own, compare.OWN_AGAIN),
-                compare.FULL: lambda: user(self.sampled(branch=0.0), compare.FULL),
             }
+            | ({compare.FULL: lambda: user(self.sampled(branch=0.0), compare.FULL)} if own.sampler.branch else {})
             | {name: self._rival(name) for name in self.rivals}
             | {
                 "planted": lambda: Planted(panel.gallery, self._utility),

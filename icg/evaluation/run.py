@@ -16,13 +16,13 @@ import numpy as np
 
 from icg.conditioning import Base
 from icg.evaluation import compare, ladder
+from icg.evaluation import report as reports
 from icg.evaluation.bench import Bench
 from icg.evaluation.cases import GIVEN, Given, seeds
 from icg.evaluation.contenders import Case, Contender, Drawn, neutral, user
 from icg.evaluation.contenders.prompted import painter
 from icg.evaluation.panel import Measured
 from icg.evaluation.report import Figure
-from icg.evaluation.report import report as report_figures
 from icg.evaluation.world import EvalConfig, World
 from icg.sampling import SamplerConfig
 from icg.tiny.files import write_whole
@@ -93,6 +93,7 @@ def upper_rungs(
         rungs += _everybody(bench, folder, given, contenders)
     if 6 in stages:
         found = measure(bench, "both", folder, {"neutral", compare.FAST, compare.FULL})
+        found.setdefault(compare.FULL, found[compare.FAST])  # where nothing is shared it is not drawn again
         rungs.append((6, "fast sampling", compare.fast(found, chance)))
     return rungs
 
@@ -211,7 +212,7 @@ def sheet(bench: Bench, path: Path, titles: int = 12, people: int = 8) -> None:
 
 def report(rungs: Sequence[Rung], path: Path | None, facts: dict[str, str]) -> bool:
     """Print figures and ladder, write the JSON of the other benches, and say whether all that is wanted was reached."""
-    good = report_figures("icg eval, simulated people", [one for _, _, made in rungs for one in made], path, facts)
+    good = reports.report("icg eval, simulated people", [one for _, _, made in rungs for one in made], path, facts)
     for number, name, made in rungs:
         print(ladder.line(number, name, made))
     return good

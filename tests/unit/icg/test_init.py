@@ -90,6 +90,7 @@ def test_the_shipped_weights_fit_their_bounds_and_bring_their_sampler(tmp_path):
         hint = "python -m icg.tiny.shipped"
         assert revision(part, tmp_path / "shipped" / part) == revision(part, tmp_path / part), hint
     generator = CoverGenerator.from_pretrained(tmp_path / "shipped")
+    assert (generator.sampler.guidance, generator.sampler.guided) == (3.0, 0.67)
     assert (generator.sampler.steps, generator.sampler.scheduler) == (6, "DPMSolverMultistepScheduler")
     neutral, own = generator.generate(
         generator.encode([Item("a cat")]), [[None, np.eye(64, dtype=np.float32)[0]]], [1]

@@ -147,14 +147,19 @@ def test_decode_gives_bytes(base):
         ({"branch": None}, "branch is None"),
         ({"dtype": "int8"}, "dtype is 'int8'"),
         ({"dtype": ["float32"]}, "dtype is"),
-        ({"scheduler": 5}, "scheduler is 5"),
-        ({"scheduler": "NoSuchScheduler"}, "scheduler is 'NoSuchScheduler'"),
-        ({"scheduler": "UNet2DConditionModel"}, "scheduler is 'UNet2DConditionModel'"),
+        ({"scheduler": 5}, "5 is no scheduler"),
+        ({"scheduler": "NoSuchScheduler"}, "'NoSuchScheduler' is no scheduler"),
     ],
 )
 def test_what_is_no_sampler_is_refused(changes, reason):
     with pytest.raises(ValueError, match=reason):
         config(**changes)
+
+
+@pytest.mark.parametrize("name", ["NoSuchScheduler", "UNet2DConditionModel"])
+def test_what_is_no_scheduler_is_refused(base, name):
+    with pytest.raises(ValueError, match=f"'{name}' is no scheduler"):
+        get_scheduler(base, name)
 
 
 def test_numbers_of_numpy_are_numbers():

@@ -10,7 +10,7 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from icg.evaluation import run
+from icg.evaluation import compare, run
 from icg.evaluation.bench import Bench
 from icg.evaluation.cli import add_to
 from icg.evaluation.contenders import neutral, user
@@ -174,3 +174,11 @@ def test_own_covers_from_more_seeds_than_neutral_ones_are_refused() -> None:
     assert EvalConfig(pairs=2, turns=4).turns == 4
     with pytest.raises(ValueError, match=r"5 seeds .* 4 to be compared"):
         EvalConfig(pairs=2, turns=5)
+
+
+def test_where_nothing_is_shared_nothing_is_drawn_twice(bench: Bench, tmp_path: Path) -> None:
+    bench.generator.sampler = replace(bench.generator.sampler, branch=0.0)
+    [(_, _, made)] = run.upper_rungs(bench, tmp_path, stages=[6])
+    assert not (tmp_path / f"both-{compare.FULL}.npz").exists()
+    [kept] = [figure for figure in made if figure.name == "quality_kept"]
+    assert kept.note == "nothing is shared: 1 by construction"

@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
-from icg.sampling import SamplerConfig
+import pytest
+from pydantic import ValidationError
+
+from icg.sampling import BOUNDS, SamplerConfig
 from icg.tuned import save_tuned
 from workers.covers.loading import sampler_config, sampler_record
 from workers.settings import Covers
@@ -23,3 +26,12 @@ def test_the_adapter_decides_where_the_settings_do_not(tmp_path: Path) -> None:
         "dtype": "float32",
         "slots": 4,
     }
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_a_setting_that_no_sampler_takes_is_refused_at_the_start(name: str) -> None:
+    """And not by every release in turn."""
+    _, _, most = BOUNDS[name]
+    assert getattr(Covers(**{name: most}), name) == most
+    with pytest.raises(ValidationError):
+        Covers(**{name: most + 1})
